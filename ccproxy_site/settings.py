@@ -1,0 +1,177 @@
+"""Every setting that belongs to a process, read once from the environment (or .env). The rest lives in the admin."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+from ccproxy_site import keyring
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+environ.Env.read_env(BASE_DIR / ".env")
+
+# Where the gateway listens.
+HOST = env.str("HOST", default="127.0.0.1")
+PORT = env.int("PORT", default=8787)
+WEB_CONCURRENCY = env.int("WEB_CONCURRENCY", default=1)
+
+# Database, spool, secrets and queue of an installation that needs nothing else.
+DATA_DIR = Path(env.str("CCPROXY_DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
+SPOOL_DIR = DATA_DIR / "spool"
+
+EMBEDDED = not env.str("DATABASE_URL", default="")
+DATABASES: dict[str, Any] = {"default": env.db("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'ccproxy.sqlite3'}")}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # IMMEDIATE: a transaction that reads first and writes later would fail at once with "database is locked".
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+else:
+    DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+    DATABASES["default"]["CONN_MAX_AGE"] = 60
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+SECRETS = keyring.read_secrets(os.environ, DATA_DIR, embedded=EMBEDDED)
+SECRET_KEY = SECRETS["SECRET_KEY"]
+# Encrypts provider credentials; several, separated by commas, while one replaces another: the first encrypts.
+CREDENTIAL_KEYS = [key.strip() for key in SECRETS["CREDENTIAL_KEYS"].split(",") if key.strip()]
+KEY_DIGEST_SECRET = SECRETS["KEY_DIGEST_SECRET"]
+STATE_SECRET = SECRETS["STATE_SECRET"]
+
+DEBUG = env.bool("DEBUG", default=False)
+# Checked for the admin and its pages only: /v1 and /health answer any Host.
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+# What one request may bring. Claude Code's long sessions pass older limits of 10 MB and 1,000 messages.
+MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", default=32 * 1024 * 1024)
+MAX_MESSAGES = env.int("MAX_MESSAGES", default=100_000)
+MAX_CONTENT_BYTES = env.int("MAX_CONTENT_BYTES", default=32 * 1024 * 1024)
+# Django's own limit of 2.5 MB would refuse a conversation with two images.
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+
+# Seconds until a waiting client gets its 200 and comments, and between signs of life on a silent stream.
+COMMIT_AFTER = env.float("COMMIT_AFTER", default=15.0)
+PING_AFTER = env.float("PING_AFTER", default=10.0)
+# Whether answers and errors name the provider that served.
+EXPOSE_PROVIDER = env.bool("EXPOSE_PROVIDER", default=True)
+
+# How often the running configuration is compared with the database.
+CONFIG_POLL_SECONDS = env.float("CONFIG_POLL_SECONDS", default=1.0)
+
+# The ledger: how often the spool is written to the disk and booked, and whether every settlement waits for the disk.
+SPOOL_SYNC_SECONDS = env.float("SPOOL_SYNC_SECONDS", default=0.1)
+SPOOL_SYNC_EVERY_ROW = env.bool("SPOOL_SYNC_EVERY_ROW", default=False)
+SPOOL_SEGMENT_BYTES = env.int("SPOOL_SEGMENT_BYTES", default=8 * 1024 * 1024)
+SPOOL_PROGRESS_SECONDS = env.float("SPOOL_PROGRESS_SECONDS", default=5.0)
+
+REDIS_URL = env.str("REDIS_URL", default="")
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="filesystem://")
+
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()
+if LOG_LEVEL not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
+    raise ImproperlyConfigured(f"LOG_LEVEL is {LOG_LEVEL!r}: say DEBUG, INFO, WARNING, ERROR or CRITICAL.")
+LOG_FILE_PATH = env.str("LOG_FILE_PATH", default="")
+ERROR_LOG_FILE_PATH = env.str("ERROR_LOG_FILE_PATH", default="")
+
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "channels",
+    "providers",
+    "accounting",
+    "gateway",
+    "ccproxy_site",
+]
+
+# For the admin and its pages; /v1 goes through none of this (ccproxy_site/lean.py).
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "ccproxy_site.urls"
+ASGI_APPLICATION = "ccproxy_site.asgi.application"
+# A redirect drops bodies and credentials: every path is served with and without its slash instead.
+APPEND_SLASH = False
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = DATA_DIR / "static"
+# Served from the packages themselves: nothing to collect before the first start.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+
+CHANNEL_LAYERS: dict[str, Any] = (
+    {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}}}
+    if REDIS_URL
+    else {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+)
+
+UNFOLD = {"SITE_TITLE": "ccproxy", "SITE_HEADER": "ccproxy", "SITE_SYMBOL": "alt_route"}
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {
+        # A line per request is the gateway's own business; the libraries' would only repeat it.
+        "httpx": {"level": "WARNING"},
+        "aiohttp": {"level": "WARNING"},
+        "daphne": {"level": "WARNING"},
+        "django": {"level": "WARNING"},
+    },
+}
+for _name, _path, _level in (("file", LOG_FILE_PATH, "NOTSET"), ("errors", ERROR_LOG_FILE_PATH, "ERROR")):
+    if _path:
+        LOGGING["handlers"][_name] = {
+            "class": "logging.handlers.WatchedFileHandler",
+            "filename": _path,
+            "formatter": "line",
+            "level": _level,
+        }
+        LOGGING["root"]["handlers"].append(_name)

@@ -1,0 +1,34 @@
+"""Ids the gateway mints: its own, never derived from a request and never an upstream's."""
+
+from __future__ import annotations
+
+import os
+
+BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+# Two symbols at a time: half the divisions.
+_PAIRS = [a + b for a in BASE62 for b in BASE62]
+
+
+def base62(number: int, length: int) -> str:
+    """The last `length` base62 digits of a number; `length` is even."""
+    pairs = []
+    for _ in range(length // 2):
+        number, pair = divmod(number, 3844)
+        pairs.append(_PAIRS[pair])
+    return "".join(pairs)
+
+
+def random_base62(length: int) -> str:
+    return base62(int.from_bytes(os.urandom(length)), length)
+
+
+def request_id() -> str:
+    return "req_" + random_base62(24)
+
+
+def message_id() -> str:
+    return "msg_" + random_base62(24)
+
+
+def tool_use_id() -> str:
+    return "toolu_" + random_base62(22)
