@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
@@ -63,11 +64,23 @@ class ApiKey(ConfigModel):
     @classmethod
     def issue(cls, name: str, **fields: Any) -> tuple[ApiKey, str]:
         """A new key and its token. The token is in no table: show it now or never."""
-        token = keys.mint()
-        key = cls(name=name, prefix=keys.prefix(token), digest=keys.digest(token), **fields)
+        key, token = cls(name=name, **fields), keys.mint()
+        key.take_token(token)
         key.full_clean()
         key.save()
         return key, token
+
+    def take_token(self, token: str) -> None:
+        """From now on this token opens the key, and none before it."""
+        self.prefix, self.digest = keys.prefix(token), keys.digest(token)
+
+    def clean(self) -> None:
+        for name, known in (("allowed_models", None), ("scopes", set(Scope.values))):
+            entries = getattr(self, name)
+            if not isinstance(entries, list) or not all(isinstance(entry, str) and entry for entry in entries):
+                raise ValidationError({name: "A list of names is expected."})
+            if known and not known.issuperset(entries):
+                raise ValidationError({name: f"Known scopes are {', '.join(sorted(known))}."})
 
     def state(self) -> str:
         if self.revoked_at:

@@ -128,6 +128,7 @@ class UpstreamError(ProxyError):
 
 class Unreachable(UpstreamError):
     rank = 4
+    stale = False  # a kept connection had died before: worth one more try on a fresh one
 
     def __init__(self, message: str, *, reached: bool) -> None:
         super().__init__(message)

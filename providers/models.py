@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any, Self, TypeVar
+from collections.abc import Iterable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
@@ -23,7 +24,8 @@ class ConfigVersion(models.Model):
 
     @classmethod
     def current(cls) -> int:
-        return cls.objects.values_list("number", flat=True).get(pk=1)
+        """0 in a database that was never configured."""
+        return cls.objects.filter(pk=1).values_list("number", flat=True).first() or 0
 
     @classmethod
     def bump(cls) -> None:
@@ -96,6 +98,19 @@ class CredentialMode(models.TextChoices):
     CLIENT_TOKEN = "client_token", "The token that the client brings beside its key"
 
 
+def check_base_url(url: str) -> None:
+    """Any host may stand in it, also one without a dot: http://ollama:11434 is what a compose file calls it."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or any(character.isspace() for character in url):
+        raise ValidationError("A URL is expected, such as https://api.example.com/v1.")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValidationError("A user, a password, a query or a fragment has no place here.")
+
+
 def seconds(default: float, help_text: str) -> Any:
     return models.FloatField(default=default, validators=[MinValueValidator(0.1)], help_text=help_text)
 
@@ -103,8 +118,10 @@ def seconds(default: float, help_text: str) -> Any:
 class Provider(ConfigModel):
     name = models.CharField(max_length=100, unique=True)
     type = models.CharField(max_length=20, choices=ProviderType, help_text="The language the provider speaks.")
-    base_url = models.URLField(
-        max_length=500, help_text="With or without /v1 at its end. A change of host drops the credential."
+    base_url = models.CharField(
+        max_length=500,
+        validators=[check_base_url],
+        help_text="With or without /v1 at its end. A change of host drops the credential.",
     )
     auth_type = models.CharField(
         max_length=120,

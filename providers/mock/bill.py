@@ -154,7 +154,7 @@ class Bill:
             return
         call.outcome, call.stop_reason, call.finished_at = outcome, stop_reason, _now()
         call.charge(figures)
-        if call in self.calls[call.call - 1 : call.call]:  # not one from before a reset
+        if any(call is row for row in self.calls[call.call - 1 : call.call]):  # not one from before a reset
             self._append(call)
 
     def reset(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import groupby, zip_longest
+from itertools import groupby, pairwise, zip_longest
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from providers.mock import bill
-from providers.mock.bill import Figures, Language
+from providers.mock.bill import Figures, Language, Outcome
 
 Event = dict[str, Any]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -21,13 +21,12 @@ DEFAULT_TEXT = "Hello from the mock upstream: deterministic, billed to the token
 FILLER = "All work and no play makes a dull answer. "
 SIGNATURE = "bW9jay1zaWduYXR1cmU="
 DIRECTIVE = "[[mock:"
+# What decoding raises: msgspec has classes of its own for some of it only.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Unusable(Exception):
     """The request, or the script it names, cannot be read; answered as a 400."""
-
-
-# --- scripts -----------------------------------------------------------------------------------------------------
 
 
 class ToolUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,7 +80,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ScriptChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The object form of POST /__script: what is absent stays as it was."""
 
-    default: Script | None | msgspec.UnsetType = msgspec.UNSET
+    default: Script | msgspec.UnsetType | None = msgspec.UNSET
     queue: list[Script] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -103,11 +102,8 @@ NAMED: dict[str, Script] = {
 def read_script(text: str | bytes) -> Script:
     try:
         return msgspec.json.decode(text, type=Script)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Unusable(f"mock script: {error}") from error
-
-
-# --- the request -------------------------------------------------------------------------------------------------
 
 
 class StreamOptions(msgspec.Struct):
@@ -142,7 +138,7 @@ class Prompt(msgspec.Struct, frozen=True):
 def read_prompt(language: Language, body: bytes) -> Prompt:
     try:
         fields = msgspec.json.decode(body, type=Body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Unusable(f"request: {error}") from error
     history, *others = _weighed(language, fields)
     if not history:
@@ -184,7 +180,10 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 def read_turns(prompt: Prompt) -> list[Turn]:
-    items = msgspec.json.decode(prompt.history)
+    try:
+        items = msgspec.json.decode(prompt.history)
+    except UNREADABLE as error:
+        raise Unusable(f"messages: {error}") from error
     if isinstance(items, str):
         return [Turn(assistant=False, texts=(items,))]
     if not isinstance(items, list):
@@ -211,9 +210,6 @@ def _texts(content: Any) -> Iterator[str]:
 def count_answers(turns: Iterable[Turn]) -> int:
     """Runs of assistant entries: a translator may spread one answer over several."""
     return sum(assistant for assistant, _ in groupby(turn.assistant for turn in turns))
-
-
-# --- which script ------------------------------------------------------------------------------------------------
 
 
 def choose(prompt: Prompt, ordered: Script | None, default: Script) -> Script:
@@ -270,9 +266,6 @@ def _step(script: Script, prompt: Prompt, answers: int | None) -> Script:
     return DEFAULT if step.tools and not prompt.offers_tools else step
 
 
-# --- the answer --------------------------------------------------------------------------------------------------
-
-
 class Block(msgspec.Struct, frozen=True):
     """A part of the answer; `text` is the arguments' JSON for a tool."""
 
@@ -307,9 +300,13 @@ class Answer(msgspec.Struct, frozen=True):
         return self.script.usage != "none"
 
 
+TOOL_IDS: Mapping[Language, str] = {"anthropic": "toolu_", "openai": "call_", "responses": "call_"}
+
+
 def compose(prompt: Prompt, script: Script, seed: str, created: int) -> Answer:
     """`seed` makes the ids, as long each time: they come back in the next prompt, where bytes are counted."""
-    blocks = tuple(_blocks(script, "" if script.repeat_ids else seed))
+    prefix = "call_" if script.repeat_ids else f"{TOOL_IDS[prompt.language]}{seed}"
+    blocks = tuple(_blocks(script, prefix))
     return Answer(
         prompt=prompt,
         script=script,
@@ -321,7 +318,7 @@ def compose(prompt: Prompt, script: Script, seed: str, created: int) -> Answer:
     )
 
 
-def _blocks(script: Script, seed: str) -> Iterator[Block]:
+def _blocks(script: Script, id_prefix: str) -> Iterator[Block]:
     if script.thinking:
         yield Block("thinking", script.thinking)
     text = _answer_text(script)
@@ -329,7 +326,7 @@ def _blocks(script: Script, seed: str) -> Iterator[Block]:
         yield Block("text", text)
     for number, tool in enumerate(script.tools):
         arguments = msgspec.json.encode(tool.input).decode()
-        yield Block("tool", arguments, tool.name, f"call_{seed}{number}")
+        yield Block("tool", arguments, tool.name, f"{id_prefix}{number}")
 
 
 def _answer_text(script: Script) -> str:
@@ -359,9 +356,11 @@ def deltas(answer: Answer) -> list[Delta]:
     runs = [_pieces(index, block, script) for index, block in enumerate(answer.blocks)]
     if not script.interleave:
         return [delta for run in runs for delta in run]
-    tools = [run for run, block in zip(runs, answer.blocks, strict=True) if block.kind == "tool"]
-    others = [delta for run in runs if run not in tools for delta in run]
-    return others + [delta for rank in zip_longest(*tools) for delta in rank if delta is not None]
+    others = [run for run, block in zip(runs, answer.blocks, strict=True) if block.kind != "tool"]
+    tools = runs[len(others) :]  # they come last
+    return [delta for run in others for delta in run] + [
+        delta for rank in zip_longest(*tools) for delta in rank if delta is not None
+    ]
 
 
 def _pieces(index: int, block: Block, script: Script) -> list[Delta]:
@@ -371,12 +370,9 @@ def _pieces(index: int, block: Block, script: Script) -> list[Delta]:
     else:
         count = min(script.chunks, len(text))
         bounds = [len(text) * n // count for n in range(count + 1)]
-        parts = [text[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+        parts = [text[start:end] for start, end in pairwise(bounds)]
     last = len(parts) - 1
     return [Delta(index, part, n == 0, n == last) for n, part in enumerate(parts)]
-
-
-# --- Anthropic Messages ------------------------------------------------------------------------------------------
 
 
 def message_head(answer: Answer) -> list[Event]:
@@ -442,8 +438,6 @@ def _content_block(block: Block, *, empty: bool) -> Event:
     return {"type": "tool_use", "id": block.id, "name": block.name, "input": {} if empty else json.loads(block.text)}
 
 
-# --- Chat Completions --------------------------------------------------------------------------------------------
-
 FINISH_REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -473,7 +467,8 @@ def chat_delta(answer: Answer, delta: Delta) -> list[Event]:
 def chat_tail(answer: Answer) -> list[Event]:
     events = [_chunk(answer, {}, _finish_reason(answer))]
     if answer.prompt.include_usage and answer.reports_usage:
-        events.append({**_completion(answer, "chat.completion.chunk"), "choices": [], "usage": _chat_usage(answer)})
+        usage = bill.chat_usage(answer.figures)
+        events.append({**_completion(answer, "chat.completion.chunk"), "choices": [], "usage": usage})
     return events
 
 
@@ -489,7 +484,7 @@ def chat_document(answer: Answer) -> Event:
         message["tool_calls"] = calls
     choice = {"index": 0, "message": message, "finish_reason": _finish_reason(answer)}
     document = {**_completion(answer, "chat.completion"), "choices": [choice]}
-    return {**document, "usage": _chat_usage(answer)} if answer.reports_usage else document
+    return {**document, "usage": bill.chat_usage(answer.figures)} if answer.reports_usage else document
 
 
 def _chunk(answer: Answer, delta: Event, finish: str | None = None) -> Event:
@@ -504,10 +499,6 @@ def _completion(answer: Answer, kind: str) -> Event:
     return {"id": f"chatcmpl-{answer.id}", "object": kind, "created": answer.created, "model": answer.prompt.model}
 
 
-def _chat_usage(answer: Answer) -> Event:
-    return bill.chat_usage(answer.figures)
-
-
 def _finish_reason(answer: Answer) -> str:
     return FINISH_REASONS.get(answer.stop_reason, answer.stop_reason)
 
@@ -515,8 +506,6 @@ def _finish_reason(answer: Answer) -> str:
 def _joined(answer: Answer, kind: str) -> str:
     return "".join(block.text for block in answer.blocks if block.kind == kind)
 
-
-# --- Responses ---------------------------------------------------------------------------------------------------
 
 INCOMPLETE_REASONS = {"max_tokens": "max_output_tokens", "refusal": "content_filter"}
 
@@ -623,8 +612,6 @@ _ITEM_EVENTS: Mapping[str, Callable[[Block, Delta, Event], Iterable[Event]]] = {
 }
 
 
-# --- errors ------------------------------------------------------------------------------------------------------
-
 ANTHROPIC_ERRORS = {
     401: "authentication_error",
     402: "billing_error",
@@ -635,6 +622,7 @@ ANTHROPIC_ERRORS = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+OPENAI_ERRORS = {402: "insufficient_quota", 429: "rate_limit_error"}
 OPENAI_CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded", 503: "server_is_overloaded"}
 
 
@@ -646,8 +634,7 @@ def error_document(language: Language, status: int, error: str | dict[str, Any])
     if language == "anthropic":
         kind = ANTHROPIC_ERRORS.get(status, "invalid_request_error" if status < 500 else "api_error")
         return {"type": "error", "error": {"type": kind, "message": message}}
-    kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
-    kind = "rate_limit_error" if status == 429 else kind
+    kind = OPENAI_ERRORS.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": OPENAI_CODES.get(status)}}
 
 
@@ -663,9 +650,6 @@ def error_event(answer: Answer) -> Event:
         return document
     error = {"code": document["error"]["code"] or "server_error", "message": document["error"]["message"]}
     return {"type": "response.failed", "response": {**_response(answer, "failed"), "output": [], "error": error}}
-
-
-# --- bytes -------------------------------------------------------------------------------------------------------
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -687,29 +671,49 @@ class Stream(msgspec.Struct, frozen=True):
 
     head: bytes
     pieces: list[bytes]
-    tail: list[bytes]
-    error: bytes  # in place of the tail, if the script wants it so
+    ending: list[bytes]  # nothing if it is to be cut
+    outcome: Outcome
+    planned: int  # pieces of the whole answer, of which `pieces` are those that the script lets out
 
 
 def render_stream(answer: Answer) -> Stream:
-    language = answer.prompt.language
-    dialect = DIALECTS[language]
+    dialect = DIALECTS[answer.prompt.language]
     head = dialect.head(answer)
-    pieces = [dialect.delta(answer, delta) for delta in deltas(answer)]
-    tail = dialect.tail(answer)
-    if language == "responses":
-        _number([*head, *(event for piece in pieces for event in piece), *tail])
-    if answer.script.no_done and language != "openai":
-        tail = tail[:-1]
-    ending = [_frame(answer, event) for event in tail]
-    if language == "openai" and not answer.script.no_done:
-        ending.append(_line_ends(answer, b"data: [DONE]\n\n"))
+    planned = [dialect.delta(answer, delta) for delta in deltas(answer)]
+    outcome, limit = _end_of_stream(answer.script)
+    pieces = planned[:limit]
+    ending: list[Event] = []
+    if outcome == "completed":
+        ending = dialect.tail(answer)
+    elif outcome == "error":
+        ending = [error_event(answer)]
+    if answer.prompt.language == "responses":
+        _number([*head, *(event for piece in pieces for event in piece), *ending])
     return Stream(
-        head=b"".join(_frame(answer, event) for event in head),
-        pieces=[b"".join(_frame(answer, event) for event in piece) for piece in pieces],
-        tail=ending,
-        error=_frame(answer, error_event(answer)),
+        head=_frames(answer, head),
+        pieces=[_frames(answer, piece) for piece in pieces],
+        ending=_marked_end(answer, [_frames(answer, [event]) for event in ending], outcome),
+        outcome=outcome,
+        planned=len(planned),
     )
+
+
+def _end_of_stream(script: Script) -> tuple[Outcome, int | None]:
+    """How the stream ends, and after how many pieces."""
+    if script.error_in_stream is not None:
+        return "error", script.error_in_stream
+    if script.cut_after is not None:
+        return "cut", script.cut_after
+    return "completed", None
+
+
+def _marked_end(answer: Answer, ending: list[bytes], outcome: Outcome) -> list[bytes]:
+    """With the last marker, which is an event of its own except in Chat Completions, or without it."""
+    if outcome != "completed":
+        return ending
+    if answer.prompt.language == "openai":
+        return ending if answer.script.no_done else [*ending, _line_ends(answer, b"data: [DONE]\n\n")]
+    return ending[:-1] if answer.script.no_done else ending
 
 
 def render_document(answer: Answer) -> bytes:
@@ -719,6 +723,10 @@ def render_document(answer: Answer) -> bytes:
 def _number(events: Iterable[Event]) -> None:
     for number, event in enumerate(events):
         event["sequence_number"] = number
+
+
+def _frames(answer: Answer, events: Iterable[Event]) -> bytes:
+    return b"".join(_frame(answer, event) for event in events)
 
 
 def _frame(answer: Answer, event: Event) -> bytes:
