@@ -38,9 +38,7 @@ def book(batch: Sequence[Settled], prices: PriceList) -> None:
     with transaction.atomic():
         # Sorted, so that two processes that book the same rows wait for each other in one order.
         UsageRecord.objects.bulk_create(sorted(records, key=lambda r: r.request_id), ignore_conflicts=True)
-        UsageAttempt.objects.bulk_create(
-            sorted(attempts, key=lambda a: (a.record_id, a.number)), ignore_conflicts=True
-        )
+        UsageAttempt.objects.bulk_create(sorted(attempts, key=lambda a: (a.record_id, a.number)), ignore_conflicts=True)
         DirtyQuarter.objects.bulk_create([DirtyQuarter(starts_at=moment) for moment in quarters], ignore_conflicts=True)
 
 
@@ -233,7 +231,6 @@ class Booker(threading.Thread):
         self._prices = prices
         self._pause = pause
         self._stop_asked = threading.Event()
-        self._prepared = False
         self._adopted = False
         self.failing_since: float | None = None
         self._directory = ledger.spool.directory
@@ -256,8 +253,6 @@ class Booker(threading.Thread):
     def work(self) -> bool:
         """Books all there is; False when the database is away, and nothing is lost by that."""
         try:
-            if not self._prepared:
-                self._prepare()
             if not self._adopted:
                 self.adopt()
                 self._adopted = True
@@ -266,7 +261,6 @@ class Booker(threading.Thread):
             self._note_failure(error)
             close_old_connections()
             connection.close()
-            self._prepared = False
             return False
         if self.failing_since is not None:
             logger.warning("the ledger is being booked again")
@@ -277,12 +271,6 @@ class Booker(threading.Thread):
         if self.failing_since is None:
             self.failing_since = time.time()
             logger.error("the ledger waits in the spool, the database does not take it: %s", str(error).strip())
-
-    def _prepare(self) -> None:
-        if connection.vendor == "sqlite":
-            with connection.cursor() as cursor:
-                cursor.execute("PRAGMA synchronous=FULL")
-        self._prepared = True
 
     def book_own(self) -> None:
         while True:

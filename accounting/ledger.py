@@ -16,7 +16,6 @@ import msgspec
 
 from accounting.snapshot import KeyCard
 from accounting.spool import Spool, SpoolFull
-from providers import identity
 from providers.errors import LedgerUnavailable
 from providers.routing import Candidate
 from providers.usage import Usage
@@ -124,6 +123,10 @@ class Entry:
     def request_id(self) -> str:
         return self.row.request_id
 
+    @property
+    def has_open_attempt(self) -> bool:
+        return bool(self.attempts) and not self.attempts[-1].status
+
     def open_attempt(self, candidate: Candidate) -> Attempt:
         """The intent, on the spool before the call. Raises LedgerUnavailable; then nothing may be called."""
         attempt = Attempt(
@@ -190,9 +193,11 @@ class Ledger:
         self._unwritten: list[Entry] = []
         self._lock = threading.Lock()
 
-    def begin(self, key: KeyCard, *, model: str, streamed: bool, client_request_id: str, session_id: str) -> Entry:
+    def begin(
+        self, request_id: str, key: KeyCard, *, model: str, streamed: bool, client_request_id: str, session_id: str
+    ) -> Entry:
         row = Row(
-            request_id=identity.request_id(),
+            request_id=request_id,
             started_at=time.time(),
             key_id=key.id,
             key=key.name,
@@ -261,6 +266,10 @@ class Ledger:
                 self.spool.append(lines, self._carried)
             except SpoolFull as error:
                 logger.error("no progress could be noted: %s", error)
+
+    def close(self) -> None:
+        """Leaves nothing behind when everything is booked; else the next process adopts what there is."""
+        self.spool.close(remove=not (self._open or self._unwritten or self.spool.backlog))
 
     def _carried(self) -> Iterable[bytes]:
         """What a new segment begins with: everything that still runs."""

@@ -46,7 +46,9 @@ class ApiKey(ConfigModel):
     cost_centre = models.ForeignKey(CostCentre, on_delete=models.PROTECT, null=True, blank=True)
     prefix = models.CharField(max_length=16, editable=False, help_text="How it begins, to recognise it by.")
     digest = models.CharField(max_length=64, unique=True, editable=False)
-    allowed_models = models.JSONField(default=list, blank=True, help_text="Names or patterns; empty allows every model.")
+    allowed_models = models.JSONField(
+        default=list, blank=True, help_text="Names or patterns; empty allows every model."
+    )
     scopes = models.JSONField(default=default_scopes, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)

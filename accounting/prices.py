@@ -62,9 +62,7 @@ class PriceList:
         fitting = self._remembered.get((provider_id, model))
         if fitting is None:
             fitting = [
-                row
-                for row in self._rows
-                if row.provider_id in (None, provider_id) and matches(row.model, model)
+                row for row in self._rows if row.provider_id in (None, provider_id) and matches(row.model, model)
             ]
             if len(self._remembered) < 4096:
                 self._remembered[provider_id, model] = fitting

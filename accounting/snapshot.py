@@ -36,7 +36,9 @@ class Books(msgspec.Struct, frozen=True):
 
 def read_books() -> Books:
     keys = ApiKey.objects.select_related("cost_centre")
-    return Books({key.digest: card_of(key) for key in keys}, PriceList(rates_of(price) for price in Price.objects.all()))
+    return Books(
+        {key.digest: card_of(key) for key in keys}, PriceList(rates_of(price) for price in Price.objects.all())
+    )
 
 
 def card_of(key: ApiKey) -> KeyCard:

@@ -29,10 +29,11 @@ EMBEDDED = not env.str("DATABASE_URL", default="")
 DATABASES: dict[str, Any] = {"default": env.db("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'ccproxy.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # IMMEDIATE: a transaction that reads first and writes later would fail at once with "database is locked".
+    # FULL: a booked row is dropped from the spool, so the commit must be on the disk.
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
     }
 else:
     DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
@@ -175,3 +176,29 @@ for _name, _path, _level in (("file", LOG_FILE_PATH, "NOTSET"), ("errors", ERROR
             "level": _level,
         }
         LOGGING["root"]["handlers"].append(_name)
+
+# Celery carries probes and rollups. Its default broker is a folder: slow and enough, since nothing that matters is in it.
+_QUEUE_DIR = DATA_DIR / "queue"
+if CELERY_BROKER_URL == "filesystem://":
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        "data_folder_in": str(_QUEUE_DIR / "messages"),
+        "data_folder_out": str(_QUEUE_DIR / "messages"),
+        "control_folder": str(_QUEUE_DIR / "control"),
+    }
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_SOFT_TIME_LIMIT = 300
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
+# How often every provider is asked whether it is there.
+PROBE_SECONDS = env.float("PROBE_SECONDS", default=60.0)
+CELERY_BEAT_SCHEDULE = {"probe-providers": {"task": "providers.tasks.probe_providers", "schedule": PROBE_SECONDS}}
+
+# First run only: what makes a provider and its routes, where none exists yet.
+OPENAI_API_KEY = env.str("OPENAI_API_KEY", default="")
+OPENROUTER_API_KEY = env.str("OPENROUTER_API_KEY", default="")
+OPENAI_BASE_URL = env.str("OPENAI_BASE_URL", default="")
+BACKEND_URL = env.str("BACKEND_URL", default="")
+BACKEND_KEY = env.str("BACKEND_KEY", default="")
+BIG_MODEL_NAME = env.str("BIG_MODEL_NAME", default="")
+SMALL_MODEL_NAME = env.str("SMALL_MODEL_NAME", default="")

@@ -25,7 +25,7 @@ def round_robin(candidates: Sequence[Candidate], turn: int) -> list[Candidate]:
 
 def by_weight(candidates: Sequence[Candidate], turn: int) -> list[Candidate]:
     """A random order in which a weight of two comes first twice as often as a weight of one."""
-    return sorted(candidates, key=lambda candidate: random.random() ** (1 / candidate.weight), reverse=True)  # noqa: S311 - load, not secrets
+    return sorted(candidates, key=lambda candidate: random.random() ** (1 / candidate.weight), reverse=True)
 
 
 STRATEGIES: dict[str, Strategy] = {

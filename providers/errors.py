@@ -26,6 +26,8 @@ class ProxyError(Exception):
     status = 500
     kind = "api_error"  # the `error.type` a Messages client understands
     code: str | None = None
+    # When all candidates failed, the most useful failure is told: the lowest rank wins.
+    rank = 1
     should_retry: bool | None = None  # said in `x-should-retry`, which clients put above their own rules
 
     def __init__(
@@ -119,7 +121,6 @@ class UpstreamError(ProxyError):
 
     status = 502
     elsewhere = True  # worth trying the next candidate
-    # When all candidates failed, the most useful failure is told: the lowest rank wins.
     rank = 5
     reached = True
     # An Anthropic-format refusal goes back byte for byte: clients act on its wording.

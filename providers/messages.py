@@ -72,7 +72,7 @@ _decoder = msgspec.json.Decoder(MessagesRequest)
 ROLES = frozenset({"user", "assistant", "system", "developer"})
 
 # What a known block cannot be without, and of which type.
-BLOCK_FIELDS: dict[str, tuple[tuple[str, type], ...]] = {
+BLOCK_FIELDS: dict[str, tuple[tuple[str, type[str] | type[dict[str, Any]]], ...]] = {
     "text": (("text", str),),
     "image": (("source", dict),),
     "document": (("source", dict),),
@@ -88,7 +88,7 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("top_p", 0, 1),
     ("top_k", 0, float("inf")),
 )
-JSON_NAMES = {str: "a string", dict: "an object", list: "an array"}
+JSON_NAMES: dict[type, str] = {str: "a string", dict: "an object", list: "an array"}
 
 
 def decode_request(body: bytes, limits: Limits, *, counting: bool = False) -> MessagesRequest:

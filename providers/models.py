@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from asgiref.sync import async_to_sync
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models, transaction
@@ -15,6 +18,12 @@ from providers import credentials
 from providers.balancing import STRATEGIES
 
 PASSTHROUGH = "passthrough"
+
+logger = logging.getLogger("ccproxy.configuration")
+
+# Whoever changes the configuration tells this group, where a layer reaches other processes; it only saves them the
+# wait for their next look at the version.
+CONFIGURATION_GROUP = "ccproxy.configuration"
 
 
 class ConfigVersion(models.Model):
@@ -31,6 +40,17 @@ class ConfigVersion(models.Model):
     def bump(cls) -> None:
         if not cls.objects.filter(pk=1).update(number=F("number") + 1):
             cls.objects.create(pk=1, number=1)
+        transaction.on_commit(_announce)
+
+
+def _announce() -> None:
+    layer = get_channel_layer()
+    if layer is None or isinstance(layer, InMemoryChannelLayer):
+        return
+    try:
+        async_to_sync(layer.group_send)(CONFIGURATION_GROUP, {"type": "configuration.changed"})
+    except Exception as error:
+        logger.warning("a change of configuration could not be announced, processes see it by themselves: %s", error)
 
 
 _Model = TypeVar("_Model", bound=models.Model, covariant=True)
@@ -133,7 +153,9 @@ class Provider(ConfigModel):
     sealed_credential = models.TextField(blank=True, editable=False)
     enabled = models.BooleanField(default=True)
     connect_timeout = seconds(10.0, "Seconds to connect.")
-    first_byte_timeout = seconds(120.0, "Seconds until the first byte of an answer; reasoning models are slow to start.")
+    first_byte_timeout = seconds(
+        120.0, "Seconds until the first byte of an answer; reasoning models are slow to start."
+    )
     idle_timeout = seconds(120.0, "Seconds of silence in the middle of an answer.")
     total_timeout = seconds(600.0, "Seconds for the whole answer.")
     dialect = models.CharField(max_length=40, blank=True, help_text="Empty: chosen by the host of the base URL.")

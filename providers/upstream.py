@@ -20,7 +20,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from providers.dialects import Outbound
-from providers.errors import BrokenStream, UpstreamError, Unreachable
+from providers.errors import BrokenStream, Unreachable, UpstreamError
 from providers.routing import Endpoint
 
 # Above this the reading stops until the client has taken what there is.
@@ -61,6 +61,10 @@ class Call:
     def answered(self) -> bool:
         """Whether status and headers are here."""
         return self.status > 0
+
+    @property
+    def has_data(self) -> bool:
+        return bool(self._received)
 
     async def wait(self, until: float) -> bool:
         """Until something new happened (True) or the loop's clock reached `until` (False)."""

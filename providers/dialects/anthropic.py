@@ -7,7 +7,7 @@ signatures that depend on the very bytes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -172,7 +172,9 @@ class PassThrough:
         self.upstream_id: str | None = None
         self.began = False
         self.ended = False
+        self.complete = False
         self.finishing = False
+        self.count: Callable[[], Usage] | None = None
         self.error: UpstreamError | None = None
         self.output_characters = 0
         self.output_sample = ""
@@ -182,7 +184,6 @@ class PassThrough:
         self._held = b""  # the beginning of an event
         self._waiting: list[bytes] = []  # whole events before the first content
         self._reported: dict[str, Any] = {}
-        self._stopped = False
 
     def feed(self, data: bytes) -> bytes:
         self._held += data
@@ -199,7 +200,7 @@ class PassThrough:
     def finish(self) -> bytes:
         rest = self._pass(self._held.rstrip(b"\r\n") + b"\n\n") if self._held.strip() and not self.error else b""
         self._held = b""
-        if self.error is None and not self._stopped:
+        if self.error is None and not self.complete:
             if self.stop_reason is None:
                 self._fail("the provider closed the stream before the answer was complete")
             else:
@@ -265,7 +266,7 @@ class PassThrough:
                 self.began = self.ended = True
                 self.stop_reason = delta.stop_reason
         elif event.type == "message_stop":
-            self.began = self.ended = self._stopped = True
+            self.began = self.ended = self.complete = True
             self.stop_reason = self.stop_reason or "end_turn"
         return None
 

@@ -56,6 +56,9 @@ class Answer(Protocol):
     upstream_id: str | None  # the upstream's own id for the answer
     began: bool  # content has been returned: from here on no other candidate can answer
     ended: bool  # what was returned last holds the ending (a stop reason, message_stop or an error)
+    complete: bool  # nothing more will be returned: there is no need to read on
+    finishing: bool  # the reason to stop is known and only usage may follow: the wait for it can be short
+    count: Callable[[], Usage] | None  # asked once where the ending must name a usage that no upstream told
     error: UpstreamError | None  # what was returned before it is sound; nothing after it counts
     output_characters: int  # text, thinking and arguments seen, for an answer that was cut before its usage
     output_sample: str  # the beginning of the same, up to 8 KB

@@ -4,6 +4,8 @@ import django.core.validators
 import django.db.models.deletion
 from django.db import migrations, models
 
+import providers.models
+
 
 class Migration(migrations.Migration):
 
@@ -38,7 +40,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('name', models.CharField(max_length=100, unique=True)),
                 ('type', models.CharField(choices=[('anthropic', 'Anthropic Messages'), ('openai', 'OpenAI Chat Completions'), ('responses', 'OpenAI Responses')], help_text='The language the provider speaks.', max_length=20)),
-                ('base_url', models.URLField(help_text='With or without /v1 at its end. A change of host drops the credential.', max_length=500)),
+                ('base_url', models.CharField(help_text='With or without /v1 at its end. A change of host drops the credential.', max_length=500, validators=[providers.models.check_base_url])),
                 ('auth_type', models.CharField(default='api_key', help_text='api_key: the header this type wants. bearer: Authorization. header:NAME: that header.', max_length=120, validators=[django.core.validators.RegexValidator('^(api_key|bearer|header:[A-Za-z0-9-]+)$', 'Say api_key, bearer or header:NAME.')])),
                 ('credential_mode', models.CharField(choices=[('own', "The provider's own credential"), ('client_token', 'The token that the client brings beside its key')], default='own', max_length=20)),
                 ('sealed_credential', models.TextField(blank=True, editable=False)),

@@ -1,0 +1,127 @@
+# `make help` says what there is. Everything lands in .venv, .e2e and var; the system is left alone, except that
+# setup-e2e installs Debian's Chromium where none is found.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-e2e serve test check bench lock clean compiled
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+E2E := .e2e
+# The client the end-to-end tests were written against.
+CLAUDE_CODE := 2.1.329
+# The tool that writes the lock files.
+UV := 0.13.8
+# More arguments for the command: make test ARGS="-k spool -x", make serve ARGS="--port 9000".
+ARGS :=
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) compiled ## Install everything for Python into .venv
+
+# The first of these that is Python 3.11 or later.
+PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
+
+$(INSTALLED): requirements-dev.txt
+	@if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+		for python in $(PYTHONS); do \
+			$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+			python=; \
+		done; \
+		if [ -z "$$python" ]; then \
+			echo "No Python 3.11 or later was found; name one: make setup PYTHON=/path/to/python3" >&2; exit 1; \
+		fi; \
+		echo "Making $(VENV) with $$($$python --version)"; \
+		$$python -m venv --clear $(VENV) || { \
+			echo "Making a virtual environment failed; on Debian: apt-get install python3-venv" >&2; exit 1; }; \
+	fi
+	@echo "Installing the locked requirements"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+# Optional: without a compiler, or with CCPROXY_BUILD_CYTHON=false, the same code runs uncompiled.
+compiled: $(INSTALLED)
+	@case "$${CCPROXY_BUILD_CYTHON:-true}" in \
+		0|[Ff]alse|FALSE|[Nn]o|NO|[Oo]ff|OFF) ;; \
+		*) if [ -f setup.py ]; then \
+			mkdir -p build; \
+			$(BIN)/python setup.py --quiet build_ext --inplace >build/compiled.log 2>&1 || \
+				echo "The compiled helpers could not be built (build/compiled.log); plain Python serves instead"; \
+		fi ;; \
+	esac
+
+setup-e2e: $(INSTALLED) ## Install Chromium and Claude Code for the end-to-end tests
+	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then \
+		if ! command -v apt-get >/dev/null; then echo "Chromium is missing: install it" >&2; exit 1; fi; \
+		echo "Installing Chromium"; \
+		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		mkdir -p $(E2E); \
+		{ $$sudo apt-get -qq update && $$sudo env DEBIAN_FRONTEND=noninteractive \
+			apt-get -qq install --yes --no-install-recommends chromium; } >$(E2E)/chromium.log 2>&1 || \
+			{ tail -n 20 $(E2E)/chromium.log >&2; exit 1; }; \
+	fi
+	@if ! command -v npm >/dev/null; then echo "npm is missing: install Node.js 18 or later" >&2; exit 1; fi
+	@rm -f $(E2E)/ready
+	@echo "Installing Claude Code $(CLAUDE_CODE)"
+	@mkdir -p $(E2E)
+	@npm install --prefix $(E2E) --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
+		@anthropic-ai/claude-code@$(CLAUDE_CODE) >$(E2E)/npm.log 2>&1 || { cat $(E2E)/npm.log >&2; exit 1; }
+	@# Where npm holds install scripts back, the package's own one still has to link its binary.
+	@$(E2E)/node_modules/.bin/claude --version >/dev/null 2>&1 || \
+		(cd $(E2E)/node_modules/@anthropic-ai/claude-code && node install.cjs)
+	@$(E2E)/node_modules/.bin/claude --version | grep -F "$(CLAUDE_CODE)" || \
+		{ echo "Claude Code $(CLAUDE_CODE) does not start" >&2; exit 1; }
+	@touch $(E2E)/ready
+
+serve: setup ## Start the gateway; the first start makes secrets, an administrator and a demo route
+	@exec $(BIN)/python manage.py serve $(ARGS)
+
+PYTEST := $(BIN)/python -m pytest
+# The embedded database, apart from the one in var that may be in use.
+EMBEDDED = env -u DATABASE_URL -u REDIS_URL CCPROXY_DATA_DIR=$(CURDIR)/build/embedded
+# On a shared database secrets are never made up; these are for tests.
+TEST_SECRETS := SECRET_KEY=for-tests KEY_DIGEST_SECRET=for-tests STATE_SECRET=for-tests \
+	CREDENTIAL_KEYS=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
+
+test: setup ## Run the tests: on SQLite, and on PostgreSQL and Redis where DATABASE_URL and REDIS_URL name them
+	@echo "Tests on SQLite"
+	@$(EMBEDDED) $(PYTEST) -m "not e2e and not postgres" $(ARGS)
+	@if [ -n "$$DATABASE_URL" ]; then \
+		echo "Tests on the database of DATABASE_URL"; \
+		env $(TEST_SECRETS) CCPROXY_DATA_DIR=$(CURDIR)/build/shared $(PYTEST) -m "not e2e" $(ARGS); \
+	elif [ -n "$$CI" ]; then \
+		echo "DATABASE_URL is not set, and in CI nothing may be left out" >&2; exit 1; \
+	fi
+	@if [ -e $(E2E)/ready ] || [ -n "$$CI" ]; then \
+		echo "End-to-end tests"; \
+		$(PYTEST) -m e2e $(ARGS); \
+	else \
+		echo "The end-to-end tests were left out: make setup-e2e installs what they need"; \
+	fi
+
+check: setup ## Format, lint, types, import contract, migrations
+	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(EMBEDDED) $(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(EMBEDDED) $(BIN)/python manage.py makemigrations --check --dry-run
+	@$(EMBEDDED) $(BIN)/python manage.py check
+
+bench: setup ## Measure CPU per request and per chunk beside a bare server
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+
+lock: $(INSTALLED) ## Write the requirements anew; ARGS=--upgrade takes later versions
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+	@$(COMPILE) $(ARGS) --output-file requirements.txt pyproject.toml
+	@$(COMPILE) $(ARGS) --output-file requirements-dev.txt --constraint requirements.txt --group dev pyproject.toml
+	@! grep -nE '://|^-' requirements.txt requirements-dev.txt || \
+		{ echo "The lock files must name no address" >&2; exit 1; }
+
+clean: ## Remove what was built and installed; var, with its ledger, stays
+	@rm -rf $(VENV) $(E2E) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find accounting benchmarks ccproxy_site gateway providers -name __pycache__ -prune -exec rm -rf {} +
+	@rm -f providers/*.so providers/*_c.c

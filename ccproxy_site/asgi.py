@@ -1,0 +1,55 @@
+"""The ASGI application: the API to the lean handler, everything else to Django. Serves under any ASGI server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ccproxy_site.settings")
+
+from django.core.asgi import get_asgi_application
+
+django_application = get_asgi_application()
+
+from ccproxy_site.lean import LeanHandler
+from gateway import runtime
+from providers import identity
+
+lean = LeanHandler()
+
+OPEN_PAGES = frozenset({"/", "/v1", "/health", "/api/hello"})
+API_PREFIXES = ("/v1/", "/health/", "/api/hello/")
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+async def application(scope: dict[str, Any], receive: Any, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+    elif scope["type"] != "http":
+        await send({"type": "websocket.close"})
+    elif scope["path"] in OPEN_PAGES or scope["path"].startswith(API_PREFIXES):
+        await lean(scope, receive, send)
+    else:
+        await django_application(scope, receive, with_request_id(send))  # type: ignore[arg-type]
+
+
+def with_request_id(send: Send) -> Send:
+    async def sending(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            own = (b"request-id", identity.request_id().encode())
+            message = {**message, "headers": [*message.get("headers", []), own]}
+        await send(message)
+
+    return sending
+
+
+async def lifespan(receive: Any, send: Send) -> None:
+    while (await receive())["type"] != "lifespan.shutdown":
+        await send({"type": "lifespan.startup.complete"})
+    await runtime.running().upstreams.close()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+runtime.running()

@@ -1,0 +1,238 @@
+"""The HTTP surface under /v1 and the open pages: read, decide, call one function, answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from ninja import NinjaAPI, Router
+
+from gateway import catalogue, runtime
+from gateway.counting import count_tokens
+from gateway.intake import (
+    Caller,
+    Question,
+    authenticate,
+    candidates_for,
+    headers_of,
+    plain_body,
+    query_of,
+    request_id_of,
+)
+from gateway.relay import Relay
+from providers.errors import MethodNotAllowed, NotFound, ProxyError, UpstreamError
+from providers.messages import decode_request
+
+logger = logging.getLogger("ccproxy.api")
+
+api = NinjaAPI(title="ccproxy", version="1", docs_url="/docs", openapi_url="/openapi.json")
+v1 = Router(tags=["Messages"])
+pages = Router(tags=["Health"])
+
+# Bodies are decoded once, by msgspec: the schema below is for the reader of /docs.
+MESSAGES_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["model", "messages", "max_tokens"],
+                    "properties": {
+                        "model": {"type": "string"},
+                        "messages": {"type": "array", "items": {"type": "object"}},
+                        "max_tokens": {"type": "integer", "minimum": 0},
+                        "stream": {"type": "boolean"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+View = Callable[..., Any]
+Response = TypeVar("Response", bound=HttpResponseBase)
+
+
+def serves(router: Router, methods: list[str], path: str, **options: Any) -> Callable[[View], View]:
+    """With and without a slash at the end: a redirect would drop bodies and credentials."""
+
+    def register(view: View) -> View:
+        router.api_operation(methods, path, **options)(view)
+        if path != "/":
+            router.api_operation(methods, path + "/", include_in_schema=False)(view)
+        return view
+
+    return register
+
+
+@serves(v1, ["POST"], "/messages", openapi_extra=MESSAGES_BODY)
+async def create_message(request: HttpRequest) -> Any:
+    question = ask(request)
+    relay = Relay(question, runtime.running())
+    if not question.request.stream:
+        return mark(HttpResponse(await relay.whole(), content_type="application/json"), relay)
+    pieces = relay.stream()
+    return mark(EventStream(await anext(pieces), pieces), relay)
+
+
+@serves(v1, ["POST"], "/messages/count_tokens", openapi_extra=MESSAGES_BODY)
+async def count_message_tokens(request: HttpRequest) -> Any:
+    question = ask(request, counting=True)
+    return json_reply({"input_tokens": await count_tokens(question, runtime.running())})
+
+
+@serves(v1, ["GET"], "/models")
+async def list_models(request: HttpRequest) -> Any:
+    snapshot = runtime.running().configuration.current
+    caller = authenticate(headers_of(request), snapshot)
+    return json_reply(catalogue.page_of_models(caller.key, snapshot, query_of(request)))
+
+
+@serves(v1, ["GET"], "/models/{path:name}")
+async def get_model(request: HttpRequest, name: str) -> Any:
+    snapshot = runtime.running().configuration.current
+    caller = authenticate(headers_of(request), snapshot)
+    return json_reply(catalogue.one_model(name.rstrip("/"), caller.key, snapshot))
+
+
+@serves(pages, ["GET", "HEAD"], "/")
+async def root(request: HttpRequest) -> Any:
+    return json_reply({"status": "ok"})
+
+
+@serves(pages, ["HEAD", "GET"], "/api/hello")
+async def hello(request: HttpRequest) -> Any:
+    return HttpResponse(status=200)
+
+
+@serves(pages, ["GET", "HEAD"], "/health/live")
+async def live(request: HttpRequest) -> Any:
+    return json_reply({"status": "alive"})
+
+
+@serves(pages, ["GET", "HEAD"], "/health/ready")
+async def ready(request: HttpRequest) -> Any:
+    return health_reply()
+
+
+@serves(pages, ["GET", "HEAD"], "/health")
+async def health(request: HttpRequest) -> Any:
+    return health_reply()
+
+
+def ask(request: HttpRequest, *, counting: bool = False) -> Question:
+    """Whose question it is, what it says and who may answer it; or the reason why not."""
+    running = runtime.running()
+    snapshot = running.configuration.current
+    headers = headers_of(request)
+    caller: Caller = authenticate(headers, snapshot)
+    body = plain_body(request.body, headers.get("content-encoding", ""), settings.MAX_BODY_BYTES)
+    decoded = decode_request(body, running.limits, counting=counting)
+    return Question(
+        caller=caller,
+        request=decoded,
+        body=body,
+        headers=headers,
+        query=request.META.get("QUERY_STRING", ""),
+        request_id=request_id_of(request),
+        candidates=candidates_for(decoded.model, caller.key, snapshot),
+    )
+
+
+def health_reply() -> HttpResponse:
+    running = runtime.running()
+    troubles, degradations = running.troubles(), running.degradations()
+    status = "unhealthy" if troubles else "degraded" if degradations else "healthy"
+    body = {
+        "status": status,
+        "reasons": [*troubles, *degradations],
+        "spool_backlog_bytes": running.ledger.spool.backlog,
+    }
+    return json_reply(body, status=503 if troubles else 200)
+
+
+class EventStream(StreamingHttpResponse):
+    """Messages events; `pieces` is what to send, and closing it ends the upstream call."""
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
+        self.pieces = resumed(first, rest)
+        super().__init__(self.pieces, content_type="text/event-stream; charset=utf-8")
+        self["cache-control"] = "no-cache, no-transform"
+        self["x-accel-buffering"] = "no"
+
+
+async def resumed(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """The piece for which the response has waited, then the others."""
+    try:
+        yield first
+        async for piece in rest:
+            yield piece
+    finally:
+        await rest.aclose()
+
+
+def mark(response: Response, relay: Relay) -> Response:
+    response["request-id"] = relay.entry.request_id
+    if relay.provider and settings.EXPOSE_PROVIDER:
+        response["x-ccproxy-provider"] = relay.provider
+    return response
+
+
+def json_reply(body: Any, status: int = 200) -> HttpResponse:
+    return HttpResponse(msgspec.json.encode(body), content_type="application/json", status=status)
+
+
+# Of an upstream's error these headers go on: the client's retries obey them.
+KEPT_HEADERS = ("content-type", "retry-after", "retry-after-ms", "x-should-retry")
+
+
+@api.exception_handler(ProxyError)
+def error_reply(request: HttpRequest, error: ProxyError) -> HttpResponse:
+    request_id = request_id_of(request)
+    if isinstance(error, UpstreamError) and error.original is not None:
+        status, headers, body = error.original
+        response = HttpResponse(body, status=status)
+        for name in KEPT_HEADERS:
+            if name in headers:
+                response[name] = headers[name]
+    else:
+        response = HttpResponse(error.envelope(request_id), content_type="application/json", status=error.status)
+        for name, value in error.headers().items():
+            response[name] = value
+    response["request-id"] = request_id
+    return response
+
+
+@api.exception_handler(Exception)
+def failure_reply(request: HttpRequest, error: Exception) -> HttpResponse:
+    """Our bug: the log has the story, the client one sentence."""
+    request_id = request_id_of(request)
+    logger.error("request %s failed inside the gateway", request_id, exc_info=error)
+    return error_reply(
+        request, ProxyError(f"the gateway failed on this request; its log has the reason under {request_id}")
+    )
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return error_reply(request, NotFound(f"{request.path[:200]}: nothing is served here, see /docs for what is"))
+
+
+def not_allowed(request: HttpRequest, allowed: str) -> HttpResponse:
+    response = error_reply(request, MethodNotAllowed(f"{request.method} is not served here, use {allowed}"))
+    response["allow"] = allowed
+    return response
+
+
+@api.exception_handler(Http404)
+def missing(request: HttpRequest, error: Http404) -> HttpResponse:
+    return not_found(request, error)
+
+
+api.add_router("/v1", v1)
+api.add_router("", pages)

@@ -1,0 +1,90 @@
+"""The models a key may use, as `GET /v1/models` lists them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accounting.snapshot import KeyCard
+from gateway.configuration import Snapshot
+from providers.errors import BadMessage, NotFound
+
+# Names that clients know by heart: patterns of routes are shown as those of them they match.
+CLAUDE_MODELS = (
+    "claude-opus-5-5",
+    "claude-sonnet-5-5",
+    "claude-haiku-5-5",
+    "claude-opus-4-5",
+    "claude-sonnet-4-5",
+    "claude-haiku-4-5",
+)
+MOST, DEFAULT = 1000, 20
+# The gateway does not know when a model was made; the field must be there and must not change.
+SINCE = "2025-01-01T00:00:00Z"
+
+
+def usable_models(card: KeyCard, snapshot: Snapshot) -> list[str]:
+    return [name for name in snapshot.routing.published(CLAUDE_MODELS) if card.allows(name)]
+
+
+def page_of_models(card: KeyCard, snapshot: Snapshot, query: dict[str, str]) -> dict[str, Any]:
+    names = usable_models(card, snapshot)
+    limit = _limit(query.get("limit"))
+    if "after_id" in query:
+        start = _position(names, query["after_id"]) + 1
+        page = names[start : start + limit]
+        more = start + limit < len(names)
+    elif "before_id" in query:
+        end = _position(names, query["before_id"])
+        page = names[max(0, end - limit) : end]
+        more = end > limit
+    else:
+        page, more = names[:limit], len(names) > limit
+    return {
+        "data": [describe(name) for name in page],
+        "has_more": more,
+        "first_id": page[0] if page else None,
+        "last_id": page[-1] if page else None,
+    }
+
+
+def one_model(name: str, card: KeyCard, snapshot: Snapshot) -> dict[str, Any]:
+    """Any name that a route would take, listed or not."""
+    if snapshot.routing.route(name) is None or not card.allows(name):
+        raise NotFound(unknown_model(name, card, snapshot))
+    return describe(name)
+
+
+def describe(name: str) -> dict[str, Any]:
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": SINCE,
+        "lifecycle": "active",
+        "max_input_tokens": None,
+        "max_tokens": None,
+        "capabilities": None,
+        "line": None,
+        "deprecated_at": None,
+        "retires_at": None,
+    }
+
+
+def unknown_model(model: str, card: KeyCard, snapshot: Snapshot) -> str:
+    near = snapshot.routing.near(model, usable_models(card, snapshot))
+    hint = f"near to it: {', '.join(near)}" if near else "GET /v1/models lists what this key may use"
+    return f"model: {model[:200]!r} is not routed here; {hint}"
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT
+    if not text.isdigit() or not 1 <= int(text) <= MOST:
+        raise BadMessage(f"limit: expected a number from 1 to {MOST}")
+    return int(text)
+
+
+def _position(names: list[str], name: str) -> int:
+    if name not in names:
+        raise BadMessage(f"{name[:100]!r} is not in this list: page with an id from it")
+    return names.index(name)

@@ -1,0 +1,153 @@
+"""From HTTP to a question we may ask upstream: whose key, which request. Refuses before anything is called."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Mapping
+
+import msgspec
+from django.http import HttpRequest
+
+from accounting import keys
+from accounting.snapshot import KeyCard
+from gateway.catalogue import unknown_model
+from gateway.configuration import Snapshot
+from providers import identity
+from providers.dialects import Exchange
+from providers.errors import BadMessage, KeyRefused, NoProvider, NotAllowed, NotFound, TooLarge, UnsupportedEncoding
+from providers.messages import MessagesRequest
+from providers.routing import Candidate
+
+MESSAGES_SCOPE = "messages"
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks. `token_headers` are credentials that are no key of ours, for providers that want the client's own."""
+
+    key: KeyCard
+    token_headers: Mapping[str, str]
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A decoded request that its key may ask, and who may answer it."""
+
+    caller: Caller
+    request: MessagesRequest
+    body: bytes
+    headers: Mapping[str, str]
+    query: str
+    request_id: str
+    candidates: list[Candidate]
+
+    def towards(self, candidate: Candidate, secret: bytes) -> Exchange:
+        """The same question as one candidate's dialect needs it."""
+        return Exchange(
+            request=self.request,
+            body=self.body,
+            headers=self.headers,
+            query=self.query,
+            endpoint=candidate.endpoint,
+            model=candidate.model,
+            request_id=self.request_id,
+            key_id=str(self.caller.key.id),
+            secret=secret,
+        )
+
+    def headers_for(self, candidate: Candidate) -> dict[str, str]:
+        """Our id and the credential; one of our keys is never among them."""
+        endpoint = candidate.endpoint
+        headers = {"x-request-id": self.request_id}
+        if endpoint.client_token:
+            if not self.caller.token_headers:
+                raise KeyRefused(
+                    "this model's provider wants your own token: send it in `authorization` and the gateway's key"
+                    " in `x-api-key`"
+                )
+            headers.update(self.caller.token_headers)
+        elif endpoint.credential:
+            headers[endpoint.auth_header] = endpoint.auth_scheme + endpoint.credential
+        return headers
+
+
+def request_id_of(request: HttpRequest) -> str:
+    """Ours, one per request; an id that a client sends is never used as one."""
+    known = getattr(request, "ccproxy_id", None)
+    if known is None:
+        known = identity.request_id()
+        request.ccproxy_id = known  # type: ignore[attr-defined]
+    return str(known)
+
+
+def query_of(request: HttpRequest) -> dict[str, str]:
+    return {name: str(value) for name, value in request.GET.items()}
+
+
+def headers_of(request: HttpRequest) -> dict[str, str]:
+    """Names in lower case; a header that came several times is one list."""
+    headers: dict[str, str] = {}
+    for name, value in request.scope["headers"]:  # type: ignore[attr-defined]
+        text = name.decode("latin-1").lower()
+        headers[text] = f"{headers[text]}, {value.decode('latin-1')}" if text in headers else value.decode("latin-1")
+    return headers
+
+
+def authenticate(headers: Mapping[str, str], snapshot: Snapshot) -> Caller:
+    """The key in `x-api-key` or the bearer; the first of them that is one."""
+    tokens = {name: _token(name, headers[name]) for name in ("x-api-key", "authorization") if name in headers}
+    if not any(tokens.values()):
+        raise KeyRefused(
+            "no key was sent: set ANTHROPIC_AUTH_TOKEN (or ANTHROPIC_API_KEY) to the key your administrator issued"
+        )
+    for token in tokens.values():
+        card = snapshot.books.keys.get(keys.digest(token)) if keys.is_well_formed(token) else None
+        if card is not None:
+            _check_state(card)
+            foreign = {name: headers[name] for name, other in tokens.items() if not other.startswith(keys.MARK)}
+            return Caller(card, foreign)
+    raise KeyRefused("this key is unknown here: check that it was copied whole, or ask your administrator for another")
+
+
+def _token(name: str, value: str) -> str:
+    return value.removeprefix("Bearer ").removeprefix("bearer ").strip() if name == "authorization" else value.strip()
+
+
+def _check_state(card: KeyCard) -> None:
+    if card.revoked:
+        raise KeyRefused(f"the key {card.name!r} was revoked: ask your administrator for another")
+    if card.expires_at is not None and card.expires_at <= time.time():
+        raise KeyRefused(f"the key {card.name!r} has expired: ask your administrator for another")
+    if MESSAGES_SCOPE not in card.scopes:
+        raise NotAllowed(f"the key {card.name!r} may not ask models: its scopes lack {MESSAGES_SCOPE!r}")
+
+
+def plain_body(body: bytes, encoding: str, most: int) -> bytes:
+    """The body as JSON text, whatever it travelled as; the limit counts what it unpacks to."""
+    encoding = encoding.strip().lower()
+    if encoding in {"", "identity"}:
+        return body
+    if encoding not in {"gzip", "deflate"}:
+        raise UnsupportedEncoding(
+            f"content-encoding: {encoding[:40]!r} is not read here, send gzip, deflate or nothing"
+        )
+    inflater = zlib.decompressobj(wbits=47)
+    try:
+        plain = inflater.decompress(body, most + 1)
+    except zlib.error:
+        raise BadMessage(f"body: it is not the {encoding} that content-encoding says") from None
+    if len(plain) > most:
+        raise TooLarge(f"the body unpacks to more than {most} bytes: shorten the conversation or compact it")
+    return plain
+
+
+def candidates_for(model: str, card: KeyCard, snapshot: Snapshot) -> list[Candidate]:
+    """Who may answer this key for this model, in the order to try them."""
+    route = snapshot.routing.route(model)
+    if route is None:
+        raise NotFound(unknown_model(model, card, snapshot))
+    if not card.allows(model):
+        raise NotAllowed(f"the key {card.name!r} may not use {model!r}: GET /v1/models lists what it may")
+    candidates = snapshot.routing.candidates(model)
+    if not candidates:
+        raise NoProvider(f"no provider is enabled for {model!r}: tell the administrator of this gateway", retry_after=5)
+    return candidates

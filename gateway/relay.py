@@ -1,0 +1,325 @@
+"""One question, its candidates, one answer: try, wait, stream, meter, settle.
+
+The rules, in the order in which they bite: an intent stands in the ledger before a provider is called; nothing is
+sent to the client before a provider has begun to answer, so that the next one can be tried in silence; the
+settlement stands in the ledger before the bytes that end the answer leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+
+import msgspec
+
+from accounting.ledger import (
+    CANCELLED,
+    COMPLETED,
+    COUNTED,
+    CUT,
+    ESTIMATED,
+    FAILED,
+    NEVER_LEFT,
+    NOTHING_BILLED,
+    UPSTREAM,
+    Bill,
+    Entry,
+)
+from gateway.intake import Question
+from gateway.runtime import Runtime
+from providers import tokens
+from providers.dialects import DIALECTS, Answer, Dialect, Exchange
+from providers.errors import (
+    BrokenStream,
+    ClientError,
+    NotServed,
+    ProxyError,
+    RateLimited,
+    TimedOut,
+    Unreachable,
+    UpstreamError,
+)
+from providers.routing import Candidate, Timeouts
+from providers.upstream import MOST_ERROR_BODY, Call
+from providers.usage import Usage
+
+logger = logging.getLogger("ccproxy.relay")
+
+PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+WAITING = b": waiting\n\n"
+MOST_ANSWER = 256 * 1024 * 1024
+# After the reason to stop is known, usage may still follow; so long is it waited for, in seconds.
+USAGE_GRACE, LAST_GRACE = 2.0, 0.1
+# Up to here tokens are counted; beyond, characters are divided: counting 100 KB would cost more than relaying it.
+MOST_COUNTED = 8192
+
+
+class Meter:
+    """What an attempt has used, as far as anybody knows."""
+
+    def __init__(self, exchange: Exchange, answer: Answer) -> None:
+        self._exchange = exchange
+        self._answer = answer
+        self._counted: Usage | None = None
+        self._read_estimate: int | None = None
+
+    def so_far(self) -> Bill:
+        """Of a running or broken answer. Only reads the answer: another thread asks too."""
+        told, produced = self._answer.usage, tokens.estimate(self._answer.output_characters)
+        usage = told or Usage(input=self._estimated_input())
+        return msgspec.structs.replace(usage, output=max(usage.output, produced)), ESTIMATED, "characters"
+
+    def counted(self) -> Usage:
+        """Of a finished answer whose provider said nothing."""
+        if self._counted is None:
+            short = len(self._exchange.body) <= MOST_COUNTED
+            read = tokens.count_request(self._exchange.request) if short else self._estimated_input()
+            characters = self._answer.output_characters
+            short = characters <= MOST_COUNTED
+            written = tokens.count_text(self._answer.output_sample) if short else tokens.estimate(characters)
+            self._counted = Usage(input=read, output=written)
+        return self._counted
+
+    def final(self) -> Bill:
+        if self._answer.usage is None:
+            return self.counted(), COUNTED, "tokenizer"
+        return self._answer.usage, UPSTREAM, ""
+
+    def _estimated_input(self) -> int:
+        if self._read_estimate is None:
+            self._read_estimate = tokens.estimate_request(self._exchange.request)
+        return self._read_estimate
+
+
+class Relay:
+    """One client request on its way through its candidates."""
+
+    def __init__(self, question: Question, runtime: Runtime) -> None:
+        self._question = question
+        self._runtime = runtime
+        self._pace = runtime.pace
+        self._clock = asyncio.get_running_loop().time
+        self._failures: list[ProxyError] = []
+        self._answer: Answer | None = None
+        self._meter: Meter | None = None
+        self._committed = False  # the client has its 200
+        self._last_sent = self._clock()
+        self.provider = ""  # whose answer it is
+        self.entry: Entry = runtime.ledger.begin(
+            question.request_id,
+            question.caller.key,
+            model=question.request.model,
+            streamed=bool(question.request.stream),
+            client_request_id=question.headers.get("x-request-id", ""),
+            session_id=question.headers.get("x-claude-code-session-id", ""),
+        )
+
+    async def stream(self) -> AsyncGenerator[bytes]:
+        """The answer as Messages events, one piece for everything one upstream read yields.
+
+        Raises ProxyError only before the first piece; afterwards every ending is in the stream.
+        """
+        try:
+            for candidate in self._candidates():
+                try:
+                    async for piece in self._stream_from(candidate):
+                        self._committed = True
+                        self._last_sent = self._clock()
+                        yield piece
+                    return
+                except (UpstreamError, ClientError) as error:
+                    self._note_failure(error)
+            last_word = self._give_up()
+            if not self._committed:
+                raise last_word
+            yield last_word.event(self.entry.request_id)
+        finally:
+            self._settle_unfinished()
+
+    async def whole(self) -> bytes:
+        """The answer as one Messages reply. Raises ProxyError."""
+        try:
+            for candidate in self._candidates():
+                try:
+                    return await self._whole_from(candidate)
+                except (UpstreamError, ClientError) as error:
+                    self._note_failure(error)
+            raise self._give_up()
+        finally:
+            self._settle_unfinished()
+
+    def _candidates(self) -> Iterator[Candidate]:
+        """The next one to try, as long as the last failure leaves hope that another would do better."""
+        for candidate in self._question.candidates:
+            yield candidate
+            if isinstance(self._failures[-1], Unreachable) and self._failures[-1].stale:
+                yield candidate
+            if isinstance(self._failures[-1], UpstreamError) and not self._failures[-1].elsewhere:
+                return
+
+    async def _stream_from(self, candidate: Candidate) -> AsyncIterator[bytes]:
+        """One candidate's answer. Raises UpstreamError as long as another may still answer in its place."""
+        exchange = self._exchange(candidate)
+        outbound, headers = self._dialect(exchange).encode(exchange), self._question.headers_for(candidate)
+        self.entry.open_attempt(candidate)
+        async with self._runtime.upstreams.call(candidate.endpoint, outbound, headers) as call:
+            try:
+                async for has_news in self._progress(call, candidate.endpoint.timeouts):
+                    if not has_news:
+                        yield PING if self._has_begun else WAITING
+                        continue
+                    answer = self._answer or await self._hear(call, exchange)
+                    piece = answer.feed(call.take())
+                    if answer.error is None and piece:
+                        self._before_sending(answer)
+                        yield piece
+                    if answer.error is not None or answer.complete:
+                        break
+                else:
+                    piece = answer.finish()
+                    if answer.error is None:
+                        self._before_sending(answer)
+                        yield piece
+                failure = answer.error
+            except UpstreamError as error:
+                failure, piece = error, b""
+            if failure is not None:
+                if not self._has_begun:
+                    raise failure
+                self._settle_cut(failure)
+                yield piece + failure.event(self.entry.request_id)
+
+    async def _whole_from(self, candidate: Candidate) -> bytes:
+        exchange = self._exchange(candidate)
+        outbound, headers = self._dialect(exchange).encode(exchange), self._question.headers_for(candidate)
+        self.entry.open_attempt(candidate)
+        async with self._runtime.upstreams.call(candidate.endpoint, outbound, headers) as call:
+            body = await call.whole(self._clock() + candidate.endpoint.timeouts.total, MOST_ANSWER)
+            if call.failure is not None:
+                raise call.failure
+            if body is None:
+                raise TimedOut(f"the provider gave no answer in {candidate.endpoint.timeouts.total:g} s: try again")
+            answer = await self._hear(call, exchange, body)
+            reply = answer.whole(body)
+            if answer.error is not None:
+                raise answer.error
+            self._before_sending(answer)
+            return reply
+
+    async def _progress(self, call: Call, timeouts: Timeouts) -> AsyncIterator[bool]:
+        """True whenever the provider has sent something, False when the client should hear from us in between.
+
+        The limits run only while we wait for the provider, not while the client is slow to take what there is.
+        """
+        started = self._clock()
+        while True:
+            now = self._clock()
+            silence = now + timeouts.idle if call.got_bytes else started + timeouts.first_byte
+            deadline = min(silence, started + timeouts.total)
+            finishing = self._answer is not None and self._answer.finishing
+            if self._answer is not None and finishing:
+                deadline = now + (LAST_GRACE if self._answer.usage else USAGE_GRACE)
+            while not await call.wait(min(deadline, self._next_sign())):
+                if self._clock() < deadline:
+                    yield False
+                elif finishing:
+                    return
+                else:
+                    raise TimedOut(f"the provider was silent for {self._clock() - now:.0f} s: try again")
+            if call.ended and not call.has_data:
+                break
+            yield True
+        if call.failure is not None and not (self._answer and self._answer.finishing):
+            raise call.failure
+
+    def _next_sign(self) -> float:
+        """When the client should hear from us next."""
+        return self._last_sent + (self._pace.ping_after if self._committed else self._pace.commit_after)
+
+    async def _hear(self, call: Call, exchange: Exchange, body: bytes | None = None) -> Answer:
+        """The machine that reads this answer; raises UpstreamError where the provider refused to give one."""
+        if call.status != 200:
+            raise await self._refusal(call, exchange, body)
+        answer = self._dialect(exchange).answer(exchange, call.headers.get("content-type", ""))
+        self._meter = Meter(exchange, answer)
+        answer.count = self._meter.counted
+        self._answer = answer
+        self.entry.meter = self._meter
+        self.provider = exchange.endpoint.name
+        return answer
+
+    async def _refusal(self, call: Call, exchange: Exchange, body: bytes | None) -> UpstreamError:
+        if call.status < 400:
+            return BrokenStream(f"the provider answered HTTP {call.status} where an answer was due")
+        if body is None:
+            body = await call.whole(self._clock() + exchange.endpoint.timeouts.idle, MOST_ERROR_BODY) or b""
+        return self._dialect(exchange).refusal(exchange, call.status, call.headers, body)
+
+    def _exchange(self, candidate: Candidate) -> Exchange:
+        return self._question.towards(candidate, self._runtime.state_secret)
+
+    def _dialect(self, exchange: Exchange) -> Dialect:
+        return DIALECTS[exchange.endpoint.type]
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._answer is not None and self._answer.began
+
+    def _before_sending(self, answer: Answer) -> None:
+        """The settlement stands before the ending leaves."""
+        row = self.entry.row
+        if row.first_byte_ms is None:
+            row.first_byte_ms = int((time.time() - row.started_at) * 1000)
+        if answer.ended and not self.entry.settled and self._meter is not None:
+            self.entry.close_attempt(COMPLETED, self._meter.final(), upstream_id=answer.upstream_id or "")
+            self.entry.settle(COMPLETED, stop_reason=answer.stop_reason or "")
+
+    def _settle_cut(self, failure: UpstreamError) -> None:
+        """Content has left and no more will come: what was produced is billed."""
+        if self._meter is not None and self._answer is not None and not self.entry.settled:
+            upstream_id = self._answer.upstream_id or ""
+            self.entry.close_attempt(CUT, self._meter.so_far(), reason=failure.message, upstream_id=upstream_id)
+            self.entry.settle(CUT, reason=failure.message)
+
+    def _note_failure(self, error: ProxyError) -> None:
+        """A candidate gave nothing; what it may have billed stands under the request all the same."""
+        self._failures.append(error)
+        if self.entry.has_open_attempt:
+            reached = not isinstance(error, Unreachable) or error.reached
+            self.entry.close_attempt(FAILED, self._failed_bill(error), reason=error.message, reached=reached)
+        self._answer = self._meter = None
+
+    def _failed_bill(self, error: ProxyError) -> Bill:
+        if isinstance(error, Unreachable) and not error.reached:
+            return NEVER_LEFT
+        if self._answer is not None and self._answer.usage is not None:
+            return self._answer.usage, UPSTREAM, ""
+        if self._answer is not None or isinstance(error, Unreachable | TimedOut):
+            return Usage(), ESTIMATED, "no answer"
+        return NOTHING_BILLED
+
+    def _give_up(self) -> ProxyError:
+        error = most_useful(self._failures, self._question.request.model)
+        self.entry.settle(FAILED, reason=error.message)
+        return error
+
+    def _settle_unfinished(self) -> None:
+        """The client has left, or we have failed it: only appends, since this may run while being cancelled."""
+        if self.entry.settled:
+            return
+        if self.entry.has_open_attempt:
+            bill = self._meter.so_far() if self._meter else (Usage(), ESTIMATED, "no answer")
+            self.entry.close_attempt(CANCELLED, bill, reason="the client left")
+        self.entry.settle(CANCELLED, reason="the client left")
+
+
+def most_useful(failures: list[ProxyError], model: str) -> ProxyError:
+    """Of all candidates' failures the one that tells the client most about what to do."""
+    best = min(failures, key=lambda error: error.rank)
+    if isinstance(best, NotServed):
+        best = NotServed(f"model: no provider here serves {model[:200]!r} now", details=best.details)
+    if isinstance(best, RateLimited):
+        best.retry_after = min(error.retry_after or 5 for error in failures if isinstance(error, RateLimited))
+    return best

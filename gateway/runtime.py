@@ -1,0 +1,116 @@
+"""What a gateway process holds while it runs: its configuration, its ledger, its connections. Made once, in one place."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+
+import msgspec
+from django.conf import settings
+
+from accounting.booking import Booker, Keeper
+from accounting.ledger import Ledger
+from accounting.prices import PriceList
+from accounting.spool import Spool, SpoolFull
+from gateway.configuration import Configuration
+from providers.messages import Limits
+from providers.upstream import Upstreams
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """Seconds until a waiting client gets its 200, and between signs of life on a silent stream."""
+
+    commit_after: float = 15.0
+    ping_after: float = 10.0
+
+
+logger = logging.getLogger("ccproxy.runtime")
+
+
+class Runtime:
+    def __init__(self) -> None:
+        self.configuration = Configuration(poll_seconds=settings.CONFIG_POLL_SECONDS)
+        self.ledger = Ledger(
+            Spool(
+                settings.SPOOL_DIR,
+                segment_bytes=settings.SPOOL_SEGMENT_BYTES,
+                sync_every_line=settings.SPOOL_SYNC_EVERY_ROW,
+            )
+        )
+        self.keeper = Keeper(
+            self.ledger,
+            sync_seconds=settings.SPOOL_SYNC_SECONDS,
+            progress_seconds=settings.SPOOL_PROGRESS_SECONDS,
+        )
+        self.booker = Booker(self.ledger, self._prices, pause=settings.SPOOL_SYNC_SECONDS)
+        self.upstreams = Upstreams()
+        # Providers that do not count tokens, and until when they are not asked again.
+        self.not_counting: dict[int, float] = {}
+        self.limits = Limits(settings.MAX_MESSAGES, settings.MAX_CONTENT_BYTES)
+        self.pace = Pace(settings.COMMIT_AFTER, settings.PING_AFTER)
+        self.state_secret = settings.STATE_SECRET.encode()
+
+    def start(self) -> None:
+        """Threads only: whatever belongs to an event loop is made by the first request in it."""
+        self.configuration.start()
+        self.configuration.wait_for_first_look(seconds=10)
+        self.keeper.start()
+        self.booker.start()
+
+    def stop(self) -> None:
+        """What could be booked is; the rest stays in the spool for the next process."""
+        self.configuration.stop()
+        self.keeper.stop()
+        self.booker.stop()
+        self.ledger.close()
+
+    def _prices(self) -> PriceList:
+        return self.configuration.current.books.prices
+
+    def troubles(self) -> list[str]:
+        """Why this process should get no requests now; empty when it may."""
+        found = []
+        if not self.configuration.is_loaded:
+            found.append("no configuration has been read from the database yet")
+        if self.ledger.unwritten:
+            found.append("settlements wait in memory since the spool cannot be written")
+        else:
+            try:
+                self.ledger.spool.probe()
+            except SpoolFull as error:
+                found.append(str(error))
+        return found
+
+    def degradations(self) -> list[str]:
+        """What an administrator should look at, while requests go on."""
+        found = []
+        if self.configuration.failing_since is not None:
+            found.append("the database is away: the configuration stays as it was")
+        if self.booker.failing_since is not None:
+            found.append("the database is away: the ledger waits in the spool")
+        return found
+
+
+_running: Runtime | None = None
+_starting = threading.Lock()
+
+
+def running() -> Runtime:
+    """The runtime of this process, started at the first call."""
+    global _running  # noqa: PLW0603 - the one place that holds it
+    if _running is None:
+        with _starting:
+            if _running is None:
+                runtime = Runtime()
+                runtime.start()
+                atexit.register(runtime.stop)
+                _running = runtime
+    return _running
+
+
+def replace(runtime: Runtime | None) -> Runtime | None:
+    """For tests: another runtime in the place of the running one, which is returned."""
+    global _running
+    before, _running = _running, runtime
+    return before

@@ -1,0 +1,246 @@
+"""One question, one answer, booked: what a client gets and what stands in the ledger, for both upstream languages."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.tests.conftest import QUICK, Gateway, Upstream, endpoint, question
+from providers.routing import Endpoint, Route, Target
+
+
+def route_to(*endpoints: Endpoint, pattern: str = "claude-*", model: str = "") -> Route:
+    return Route(pattern, tuple(Target(each, model, priority) for priority, each in enumerate(endpoints)))
+
+
+async def bill_equals_ledger(gateway: Gateway, *upstreams: Upstream) -> None:
+    """Row by row and to the token: what was billed stands as an attempt of the request it was made for."""
+    billed = [call for upstream in upstreams for call in await upstream.bill()]
+    attempts = {
+        (row.row.request_id, attempt.number): attempt
+        for row in gateway.settled()
+        for attempt in row.attempts
+        if attempt.reached
+    }
+    assert sorted(call["request_id"] for call in billed) == sorted(request_id for request_id, _ in attempts)
+    for call in billed:
+        columns = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
+        same_request = [attempt for (request_id, _), attempt in attempts.items() if request_id == call["request_id"]]
+        figures = [tuple(getattr(attempt.usage, name) for name in columns) for attempt in same_request]
+        assert tuple(call[name] for name in columns) in figures
+
+
+async def test_streamed_answer_is_whole_and_booked(gateway: Gateway, upstream: Upstream, kind: str) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url)))
+    await upstream.script({"text": "Good morning to you"})
+
+    reply = await gateway.ask(question())
+
+    assert reply.status == 200
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert reply.text() == "Good morning to you"
+    assert [name for name, _ in reply.events()][-2:] == ["message_delta", "message_stop"]
+    [settled] = gateway.settled()
+    assert settled.row.request_id == reply.headers["request-id"]
+    assert (settled.row.status, settled.row.stop_reason) == ("completed", "end_turn")
+    assert settled.attempts[0].source == "upstream"
+    await bill_equals_ledger(gateway, upstream)
+
+
+async def test_plain_answer_is_whole_and_booked(gateway: Gateway, upstream: Upstream, kind: str) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url)))
+    await upstream.script({"text": "Good morning to you"})
+
+    reply = await gateway.ask(question(stream=False))
+
+    assert reply.status == 200
+    assert [block["text"] for block in reply.json()["content"]] == ["Good morning to you"]
+    await bill_equals_ledger(gateway, upstream)
+
+
+async def test_settlement_stands_in_the_spool_before_the_ending_leaves(
+    gateway: Gateway, upstream: Upstream, kind: str
+) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url)))
+    rows_at_send = []
+    original = gateway.application
+
+    async def watching(scope, receive, send):  # type: ignore[no-untyped-def]
+        async def sending(message):  # type: ignore[no-untyped-def]
+            if b"message_delta" in message.get("body", b"") or b"message_stop" in message.get("body", b""):
+                rows_at_send.append(len(gateway.settled()))
+            await send(message)
+
+        await original(scope, receive, sending)
+
+    gateway.application = watching  # type: ignore[assignment]
+    await gateway.ask(question())
+    assert rows_at_send
+    assert set(rows_at_send) == {1}
+
+
+@pytest.mark.parametrize(
+    "failure", [{"status": 500}, {"status": 429}, {"status": 529}, {"html": True}, {"empty": True}]
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_next_provider_answers_in_silence_when_the_first_fails(
+    gateway: Gateway, upstream: Upstream, second_upstream: Upstream, kind: str, failure: dict[str, object], stream: bool
+) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url), endpoint(2, kind, second_upstream.url)))
+    await upstream.script(failure)
+    await second_upstream.script({"text": "second"})
+
+    reply = await gateway.ask(question(stream=stream))
+
+    assert reply.status == 200
+    assert reply.headers["x-ccproxy-provider"] == f"{kind}-2"
+    assert b"second" in reply.body
+    [settled] = gateway.settled()
+    assert [attempt.status for attempt in settled.attempts] == ["failed", "completed"]
+    await bill_equals_ledger(gateway, upstream, second_upstream)
+
+
+async def test_refused_connection_never_left_and_moves_on(gateway: Gateway, upstream: Upstream, kind: str) -> None:
+    gateway.route(route_to(endpoint(1, kind, "http://127.0.0.1:9"), endpoint(2, kind, upstream.url)))
+    reply = await gateway.ask(question())
+    assert reply.status == 200
+    [settled] = gateway.settled()
+    assert [attempt.reached for attempt in settled.attempts] == [False, True]
+    await bill_equals_ledger(gateway, upstream)
+
+
+async def test_silent_provider_is_left_for_the_next(
+    gateway: Gateway, upstream: Upstream, second_upstream: Upstream, kind: str
+) -> None:
+    slow = endpoint(1, kind, upstream.url, timeouts=QUICK)
+    gateway.route(route_to(slow, endpoint(2, kind, second_upstream.url)))
+    await upstream.script({"hang": True})
+    reply = await gateway.ask(question())
+    assert reply.status == 200
+    assert reply.headers["x-ccproxy-provider"] == f"{kind}-2"
+
+
+async def test_all_candidates_failed_tells_the_most_useful_reason(
+    gateway: Gateway, upstream: Upstream, second_upstream: Upstream, kind: str
+) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url), endpoint(2, kind, second_upstream.url)))
+    await upstream.script({"status": 500})
+    await second_upstream.script({"status": 429, "retry_after": 7})
+    reply = await gateway.ask(question())
+    assert reply.status == 429
+    assert reply.json()["error"]["type"] == "rate_limit_error"
+    assert reply.headers["retry-after"] == "7"
+    [settled] = gateway.settled()
+    assert settled.row.status == "failed"
+
+
+@pytest.mark.parametrize("cut", ["close", "abort"])
+async def test_cut_answer_ends_in_an_error_and_is_billed_as_estimated(
+    gateway: Gateway, upstream: Upstream, kind: str, cut: str
+) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url)))
+    await upstream.script({"text": "never to be finished", "cut_after": 2, "cut": cut, "chunk_delay": 0.02})
+    reply = await gateway.ask(question())
+    names = [name for name, _ in reply.events()]
+    assert reply.status == 200
+    assert names[-1] == "error"
+    assert "message_stop" not in names
+    assert "message_delta" not in names
+    [settled] = gateway.settled()
+    assert settled.row.status == "cut"
+    assert settled.attempts[0].source == "estimated"
+    assert settled.attempts[0].usage.input > 0
+    assert settled.attempts[0].usage.output > 0
+
+
+async def test_error_in_the_middle_of_a_stream_is_an_error_event(
+    gateway: Gateway, upstream: Upstream, kind: str
+) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url)))
+    await upstream.script({"text": "half of it", "error_in_stream": 2})
+    reply = await gateway.ask(question())
+    assert [name for name, _ in reply.events()][-1] == "error"
+    assert gateway.settled()[0].row.status == "cut"
+
+
+async def test_client_that_leaves_ends_the_upstream_call_and_is_billed(
+    gateway: Gateway, upstream: Upstream, kind: str
+) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url)))
+    await upstream.script({"text": "a long story " * 50, "chunks": 50, "chunk_delay": 0.1})
+    await gateway.ask(question(), leave_after=0.5)
+    [settled] = gateway.settled()
+    assert settled.row.status == "cancelled"
+    assert settled.attempts[0].usage.output > 0
+    for _ in range(20):
+        [call] = await upstream.bill()
+        if call["outcome"] != "running":
+            break
+        await asyncio.sleep(0.1)
+    assert call["outcome"] == "abandoned"
+
+
+async def test_waiting_client_gets_comments_and_failover_stays_possible(
+    gateway: Gateway, upstream: Upstream, second_upstream: Upstream, kind: str
+) -> None:
+    gateway.runtime.pace = type(gateway.runtime.pace)(commit_after=0.1, ping_after=0.1)
+    slow = endpoint(1, kind, upstream.url, timeouts=QUICK)
+    gateway.route(route_to(slow, endpoint(2, kind, second_upstream.url)))
+    await upstream.script({"hang": True})
+    await second_upstream.script({"text": "at last"})
+    reply = await gateway.ask(question())
+    assert reply.body.startswith(b": waiting\n\n")
+    assert reply.text() == "at last"
+
+
+async def test_silence_in_the_middle_is_filled_with_pings(gateway: Gateway, upstream: Upstream, kind: str) -> None:
+    gateway.runtime.pace = type(gateway.runtime.pace)(commit_after=5, ping_after=0.1)
+    gateway.route(route_to(endpoint(1, kind, upstream.url)))
+    await upstream.script({"text": "slow going", "chunks": 2, "chunk_delay": 0.35})
+    reply = await gateway.ask(question())
+    assert ("ping", {"type": "ping"}) in reply.events()
+    assert reply.text() == "slow going"
+
+
+async def test_failure_after_the_commitment_is_an_error_event(gateway: Gateway, upstream: Upstream, kind: str) -> None:
+    gateway.runtime.pace = type(gateway.runtime.pace)(commit_after=0.1, ping_after=0.1)
+    gateway.route(route_to(endpoint(1, kind, upstream.url, timeouts=QUICK)))
+    await upstream.script({"hang": True})
+    reply = await gateway.ask(question())
+    assert reply.status == 200
+    assert [name for name, _ in reply.events()] == ["error"]
+    assert gateway.settled()[0].row.status == "failed"
+
+
+async def test_usage_is_counted_when_the_provider_says_nothing(gateway: Gateway, upstream: Upstream, kind: str) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url)))
+    await upstream.script({"text": "Good morning to you", "usage": "none"})
+    reply = await gateway.ask(question())
+    [settled] = gateway.settled()
+    assert settled.row.status == "completed"
+    assert settled.attempts[0].source == "counted"
+    assert settled.attempts[0].usage.output == 4
+    if kind == "openai":
+        [delta] = [data for name, data in reply.events() if name == "message_delta"]
+        assert delta["usage"]["output_tokens"] == 4
+
+
+async def test_gateway_key_never_goes_upstream(gateway: Gateway, upstream: Upstream, kind: str) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url)))
+    await gateway.ask(question())
+    [seen] = await upstream.requests()
+    assert "ccp_" not in str(seen["headers"])
+    assert "secret-1" in str(seen["headers"])
+    assert seen["headers"]["x-request-id"].startswith("req_")
+
+
+async def test_client_token_is_forwarded_where_the_provider_wants_it(gateway: Gateway, upstream: Upstream) -> None:
+    gateway.route(route_to(endpoint(1, "anthropic", upstream.url, client_token=True)))
+    refused = await gateway.ask(question())
+    assert refused.status == 401
+    assert "your own token" in refused.json()["error"]["message"]
+    await gateway.ask(question(), headers={"authorization": "Bearer sk-ant-mine"})
+    [seen] = await upstream.requests()
+    assert seen["headers"]["authorization"] == "Bearer sk-ant-mine"
+    assert "x-api-key" not in seen["headers"]

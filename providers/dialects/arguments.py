@@ -1,0 +1,181 @@
+"""The arguments of one tool call while they arrive in fragments: what may leave, where they end, what was meant."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+# These run in C over what a loop would visit character by character: file contents are long strings.
+_STRUCTURE = re.compile(r'["{}\[\]]')
+_EMPTY_OBJECTS = re.compile(r"(?:\{\s*\}\s*)+")
+_IN_STRING = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+
+
+class Arguments:
+    """Fed fragments; `add` returns what may leave at once. `spill` is what the last one held after the object's end.
+
+    Some servers send `{}` before the real arguments, so an object leaves only when it is sure not to be that.
+    """
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.complete = False  # one whole object is there
+        self.sent = False  # something has left: nothing can be repaired any more
+        self.spill = ""
+        self._fragments: list[str] = []
+        self._held: list[str] = []
+        self._depth = 0
+        self._in_string = False
+        self._after_backslash = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self._fragments)
+
+    @property
+    def blank(self) -> bool:
+        return not self._fragments
+
+    def add(self, fragment: str) -> str:
+        leaving, self.spill = self._take(fragment)
+        while not self.sent and self.spill.startswith("{"):
+            after = _EMPTY_OBJECTS.sub("", self.spill) or "{}"
+            self._reset()
+            leaving, self.spill = self._take(after)
+        return leaving
+
+    def rest(self) -> str:
+        """The call ends: everything that was held, repaired where that can be done without inventing."""
+        held = "".join(self._held)
+        self._held.clear()
+        return held if self.sent else repaired(held)
+
+    def is_valid(self) -> bool:
+        """Whether the call could end here, as an object or as anything else that is JSON."""
+        return self.complete or (not self.blank and not self.text.startswith("{") and parsed(self.text) is not BROKEN)
+
+    def repeats(self, text: str) -> bool:
+        return text.strip() == self.text or (parsed(text) is not BROKEN and same_json(parsed(text), parsed(self.text)))
+
+    def _take(self, fragment: str) -> tuple[str, str]:
+        """What may leave, and what stood after the end."""
+        if self.complete:
+            return "", fragment.strip()
+        if self.blank:
+            fragment = fragment.lstrip()
+        if not fragment:
+            return "", ""
+        self._fragments.append(fragment)
+        if not self._fragments[0].startswith("{"):
+            return self._hold(fragment), ""  # no object: to be looked at when all of it is there
+        end = self._scan(fragment)
+        after = ""
+        if end >= 0:
+            self.complete = True
+            fragment, after = fragment[:end], fragment[end:].strip()
+            self._fragments[-1] = fragment
+        return fragment if self.sent else self._begin(fragment), after
+
+    def _hold(self, fragment: str) -> str:
+        self._held.append(fragment)
+        return ""
+
+    def _begin(self, fragment: str) -> str:
+        self._held.append(fragment)
+        beginning = "".join(self._held) if len(self._held) > 1 else fragment
+        if beginning[1:].lstrip()[:1] in ("", "}"):
+            return ""
+        self.sent = True
+        self._held.clear()
+        return beginning
+
+    def _scan(self, fragment: str) -> int:
+        """Where the object ends in this fragment, or -1."""
+        position, depth = 0, self._depth
+        if self._after_backslash:
+            position = 1
+            self._after_backslash = False
+        while True:
+            if self._in_string:
+                position = self._skip_string(fragment, position)
+            mark = None if self._in_string else _STRUCTURE.search(fragment, position)
+            if mark is None:
+                self._depth = depth
+                return -1
+            position = mark.end()
+            character = mark[0]
+            if character == '"':
+                self._in_string = True
+            elif character in "{[":
+                depth += 1
+            else:
+                depth -= 1
+                if depth <= 0:
+                    return position
+
+    def _skip_string(self, fragment: str, position: int) -> int:
+        """Past the closing quote; without one in this fragment we stay in the string."""
+        match = _IN_STRING.match(fragment, position)
+        end = match.end() if match else position
+        if end < len(fragment):
+            if fragment[end] == '"':
+                self._in_string = False
+            else:
+                self._after_backslash = True  # only a backslash at the very end stops the pattern otherwise
+        return end + 1
+
+
+BROKEN: Any = object()
+
+
+def parsed(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return BROKEN
+
+
+def same_json(one: Any, other: Any) -> bool:
+    return one is not BROKEN and other is not BROKEN and type(one) is type(other) and bool(one == other)
+
+
+def repaired(text: str) -> str:
+    """Arguments of which nothing has left yet. What cannot be read stays as it is: no braces are invented."""
+    value = parsed(text) if text.strip() else {}
+    if isinstance(value, str):
+        inner = parsed(value) if value.strip() else {}
+        if isinstance(inner, dict):
+            return value.strip() or "{}"
+    return "{}" if value in (None, [], "") or value == {} else text
+
+
+def mended(text: str, schema: Mapping[str, Any]) -> str:
+    """For providers that send lists and objects as strings, and raw control characters inside strings."""
+    try:
+        arguments = json.loads(text, strict=False)
+        properties = schema.get("properties")
+        if not isinstance(arguments, dict) or not isinstance(properties, dict):
+            return text
+        meant = {name: _as_declared(value, properties.get(name)) for name, value in arguments.items()}
+        return msgspec.json.encode(meant).decode()
+    except (ValueError, RecursionError):
+        return text
+
+
+_CONTAINERS: Mapping[str, type] = {"array": list, "object": dict}
+
+
+def _as_declared(value: Any, schema: Any) -> Any:
+    """A string where the schema wants a list or an object and the string holds one; all else is left alone."""
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    wanted = _CONTAINERS.get(kind) if isinstance(kind, str) else None
+    if wanted is None or not isinstance(value, str):
+        return value
+    meant = parsed(value)
+    return meant if isinstance(meant, wanted) else value

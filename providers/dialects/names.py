@@ -1,0 +1,88 @@
+"""Tool names and call ids in the form an upstream takes, the same every turn: prompt caches hang on it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from providers.identity import base62
+
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+_LEGAL_ID = re.compile(r"[a-zA-Z0-9_-]+")
+NAME_LIMIT = 64
+ID_LIMIT = 40
+
+
+class ToolNames:
+    """Full names to the upstream's and back, for one request."""
+
+    def __init__(self, names: Iterable[str], limit: int = NAME_LIMIT) -> None:
+        self._sent: dict[str, str] = {}
+        self._full: dict[str, str] = {}
+        distinct = dict.fromkeys(names)
+        cleaned = {name: _NOT_IN_NAMES.sub("_", name) or "_" for name in distinct}
+        uses = Counter(cleaned.values())
+        for name, clean in cleaned.items():
+            ambiguous = clean != name and uses[clean] > 1
+            sent = f"{clean[: limit - 9]}_{_hash(name)}" if ambiguous or len(clean) > limit else clean
+            self._sent[name] = sent
+            self._full[sent] = name
+        self._folded: dict[str, list[str]] = {}
+        for name in distinct:
+            self._folded.setdefault(name.lower(), []).append(name)
+
+    def sent(self, full: str) -> str:
+        return self._sent[full]
+
+    def full(self, sent: str) -> str:
+        """What came back, undone: exactly, else by a single match without case, else as it is."""
+        if sent in self._full:
+            return self._full[sent]
+        alike = self._folded.get(sent.lower(), ())
+        return alike[0] if len(alike) == 1 else sent
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
+
+
+class CallIds:
+    """Ids of calls for one request: each call gets its own, legal upstream. Feed calls in their order.
+
+    Histories made elsewhere repeat ids (`call_0` in every turn), leave them empty, or use any characters at any length.
+    """
+
+    def __init__(self, limit: int = ID_LIMIT) -> None:
+        self._limit = limit
+        self._uses: Counter[str] = Counter()
+        self._distinct: set[str] = set()
+        self._taken: set[str] = set()
+
+    def next(self, given: str) -> str:
+        return self._legal(self._numbered(given))
+
+    def _numbered(self, given: str) -> str:
+        use = self._uses[given] + 1
+        numbered = given if use == 1 else f"{given}_{use}"
+        while numbered in self._distinct:
+            use += 1
+            numbered = f"{given}_{use}"
+        self._uses[given] = use
+        self._distinct.add(numbered)
+        return numbered
+
+    def _legal(self, wanted: str) -> str:
+        legal, attempt = wanted, 0
+        if len(wanted) > self._limit or not _LEGAL_ID.fullmatch(wanted):
+            legal = self._hashed(wanted)
+        while legal in self._taken:
+            attempt += 1
+            legal = self._hashed(f"{wanted}\0{attempt}")
+        self._taken.add(legal)
+        return legal
+
+    def _hashed(self, wanted: str) -> str:
+        digest = hashlib.sha256(wanted.encode("utf-8", "replace")).digest()
+        return f"call_{base62(int.from_bytes(digest), 30)}"[: self._limit]

@@ -1,0 +1,97 @@
+"""Server-sent events from bytes as they arrive: cut into lines before anything is decoded, whatever the reads cut."""
+
+from __future__ import annotations
+
+import msgspec
+
+from providers.errors import BrokenStream
+
+# One line, and one event of many lines, may be this long.
+LONGEST = 16 * 1024 * 1024
+BOM = b"\xef\xbb\xbf"
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One event; `data` is valid UTF-8, its lines joined with LF."""
+
+    event: str
+    data: bytes
+
+
+class Reader:
+    """`feed` what was read, `flush` at the end: a last event without its blank line counts too."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []  # of a line whose end has not come
+        self._data: list[bytes] = []  # the lines of an event whose end has not come
+        self._pieces_length = 0
+        self._data_length = 0
+        self._event = ""
+        self._after_cr = False
+        self._at_start = True
+
+    def feed(self, read: bytes) -> list[Frame]:
+        if b"\r" in read or self._after_cr:
+            read = self._with_plain_ends(read)
+        if b"\n" not in read:
+            self._keep(read)
+            return []
+        if self._pieces:
+            read = b"".join([*self._pieces, read])
+            self._pieces.clear()
+            self._pieces_length = 0
+        lines = read.split(b"\n")
+        if self._at_start:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(BOM)
+        rest = lines.pop()
+        frames = self._frames(lines)
+        self._keep(rest)
+        return frames
+
+    def flush(self) -> list[Frame]:
+        return self.feed(b"\n\n")
+
+    def _with_plain_ends(self, read: bytes) -> bytes:
+        """LF alone. A CR at the end of a read ends its line at once; the LF that may follow belongs to it."""
+        if self._after_cr and read:
+            read = read.removeprefix(b"\n")
+            self._after_cr = False
+        if read:
+            self._after_cr = read.endswith(b"\r")
+        return read.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _keep(self, piece: bytes) -> None:
+        if piece:
+            self._pieces.append(piece)
+            self._pieces_length += len(piece)
+        if self._pieces_length + self._data_length > LONGEST:
+            raise BrokenStream(f"the provider sent an event of more than {LONGEST} bytes")
+
+    def _frames(self, lines: list[bytes]) -> list[Frame]:
+        frames = []
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+                self._data_length += len(line)
+            elif not line:
+                if self._data:
+                    data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+                    frames.append(Frame(self._event, data if data.isascii() else _valid(data)))
+                    self._data.clear()
+                    self._data_length = 0
+                self._event = ""
+            elif line.startswith(b"event:"):
+                self._event = line[6:].strip().decode("utf-8", "replace")
+            elif line == b"data":
+                self._data.append(b"")
+            # Comments, ids, retry times and what is no field at all say nothing to us.
+        return frames
+
+
+def _valid(data: bytes) -> bytes:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace").encode()
+    return data
