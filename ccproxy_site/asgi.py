@@ -12,9 +12,10 @@ from django.core.asgi import get_asgi_application
 
 django_application = get_asgi_application()
 
-from ccproxy_site.lean import LeanHandler
-from gateway import runtime
-from providers import identity
+# Models can be imported only now.
+from ccproxy_site.lean import LeanHandler  # noqa: E402
+from gateway import runtime  # noqa: E402
+from providers import identity  # noqa: E402
 
 lean = LeanHandler()
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
@@ -98,7 +98,7 @@ async def respond(request: ASGIRequest) -> HttpResponseBase:
     request.resolver_match = match
     try:
         response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
-    except Exception as error:  # the outermost edge: nothing may leave as a traceback
+    except Exception as error:  # noqa: BLE001 - the outermost edge: nothing may leave as a traceback
         return api.failure_reply(request, error)
     if isinstance(response, HttpResponseNotAllowed):
         return api.not_allowed(request, response["allow"])
@@ -116,8 +116,8 @@ async def send_response(response: HttpResponseBase, scope: dict[str, Any], send:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body"})
         return
-    assert isinstance(response, HttpResponse)
-    body = b"" if scope["method"] == "HEAD" else response.content
-    headers.append((b"content-length", str(len(response.content)).encode()))
+    content = cast(HttpResponse, response).content
+    body = b"" if scope["method"] == "HEAD" else content
+    headers.append((b"content-length", str(len(content)).encode()))
     await send(start)
     await send({"type": "http.response.body", "body": body})

@@ -177,7 +177,7 @@ for _name, _path, _level in (("file", LOG_FILE_PATH, "NOTSET"), ("errors", ERROR
         }
         LOGGING["root"]["handlers"].append(_name)
 
-# Celery carries probes and rollups. Its default broker is a folder: slow and enough, since nothing that matters is in it.
+# Celery carries probes and rollups. Its default broker is a folder: slow, and enough for what does not matter.
 _QUEUE_DIR = DATA_DIR / "queue"
 if CELERY_BROKER_URL == "filesystem://":
     CELERY_BROKER_TRANSPORT_OPTIONS = {

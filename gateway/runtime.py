@@ -1,4 +1,4 @@
-"""What a gateway process holds while it runs: its configuration, its ledger, its connections. Made once, in one place."""
+"""What a gateway process holds while it runs: configuration, ledger, connections. Made once, in one place."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import time
 from django.utils import timezone
 
 from providers.dialects import Outbound
+from providers.errors import UpstreamError
 from providers.models import ProviderHealth
 from providers.routing import Endpoint
 from providers.snapshot import endpoint_of, live_providers
@@ -41,7 +42,10 @@ async def _ask(upstreams: Upstreams, endpoint: Endpoint) -> tuple[bool, str, int
     headers["anthropic-version"] = "2023-06-01"
     started = time.monotonic()
     async with upstreams.call(endpoint, Outbound("/models", b""), headers, method="GET") as call:
-        body = await call.whole(asyncio.get_running_loop().time() + PATIENCE, MOST_REPLY)
+        try:
+            body = await call.whole(asyncio.get_running_loop().time() + PATIENCE, MOST_REPLY)
+        except UpstreamError as error:
+            return False, error.message, int((time.monotonic() - started) * 1000)
         milliseconds = int((time.monotonic() - started) * 1000)
     if call.failure is not None:
         return False, call.failure.message, milliseconds

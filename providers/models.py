@@ -49,11 +49,11 @@ def _announce() -> None:
         return
     try:
         async_to_sync(layer.group_send)(CONFIGURATION_GROUP, {"type": "configuration.changed"})
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a layer does, the change itself must stand
         logger.warning("a change of configuration could not be announced, processes see it by themselves: %s", error)
 
 
-_Model = TypeVar("_Model", bound=models.Model, covariant=True)
+_Model = TypeVar("_Model", bound=models.Model, covariant=True)  # noqa: PLC0105
 
 
 class ConfigQuerySet(models.QuerySet[_Model]):
@@ -154,7 +154,7 @@ class Provider(ConfigModel):
     enabled = models.BooleanField(default=True)
     connect_timeout = seconds(10.0, "Seconds to connect.")
     first_byte_timeout = seconds(
-        120.0, "Seconds until the first byte of an answer; reasoning models are slow to start."
+        120.0, "Seconds until the first byte; reasoning models are slow to start."
     )
     idle_timeout = seconds(120.0, "Seconds of silence in the middle of an answer.")
     total_timeout = seconds(600.0, "Seconds for the whole answer.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -66,8 +67,8 @@ async def test_settlement_stands_in_the_spool_before_the_ending_leaves(
     rows_at_send = []
     original = gateway.application
 
-    async def watching(scope, receive, send):  # type: ignore[no-untyped-def]
-        async def sending(message):  # type: ignore[no-untyped-def]
+    async def watching(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: dict[str, Any]) -> None:
             if b"message_delta" in message.get("body", b"") or b"message_stop" in message.get("body", b""):
                 rows_at_send.append(len(gateway.settled()))
             await send(message)

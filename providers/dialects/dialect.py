@@ -1,8 +1,8 @@
 """What every dialect offers the relay, and what it is given.
 
-The inner language is Anthropic Messages. In each dialect `encode` writes a request in the upstream's language, `answer` makes the
-machine that reads what comes back, `refusal` reads an HTTP error, `count` writes a count_tokens request where the
-upstream has such a thing. All of it is pure: no I/O, no clock, no Django.
+The inner language is Anthropic Messages. In each dialect `encode` writes a request in the upstream's language,
+`answer` makes the machine that reads what comes back, `refusal` reads an HTTP error, `count` writes a count_tokens
+request where the upstream has such a thing. All of it is pure: no I/O, no clock, no Django.
 """
 
 from __future__ import annotations

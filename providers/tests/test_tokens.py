@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import tiktoken.load
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers import tokens
