@@ -78,6 +78,8 @@ serve: setup ## Start the gateway; the first start makes secrets, an administrat
 	@exec $(BIN)/python manage.py serve $(ARGS)
 
 PYTEST := $(BIN)/python -m pytest
+# With ARGS that choose tests, a run may be left with none.
+CHOSEN = $(ARGS)$(if $(ARGS), || [ $$? = 5 ])
 # The embedded database, apart from the one in var that may be in use.
 EMBEDDED = env -u DATABASE_URL -u REDIS_URL CCPROXY_DATA_DIR=$(CURDIR)/build/embedded
 # On a shared database secrets are never made up; these are for tests.
@@ -86,22 +88,22 @@ TEST_SECRETS := SECRET_KEY=for-tests KEY_DIGEST_SECRET=for-tests STATE_SECRET=fo
 
 test: setup ## Run the tests: on SQLite, and on PostgreSQL and Redis where DATABASE_URL and REDIS_URL name them
 	@echo "Tests on SQLite"
-	@$(EMBEDDED) $(PYTEST) -m "not e2e and not postgres" $(ARGS)
+	@$(EMBEDDED) $(PYTEST) -m "not e2e and not postgres" $(CHOSEN)
 	@if [ -n "$$DATABASE_URL" ]; then \
 		echo "Tests on the database of DATABASE_URL"; \
-		env $(TEST_SECRETS) CCPROXY_DATA_DIR=$(CURDIR)/build/shared $(PYTEST) -m "not e2e" $(ARGS); \
+		env $(TEST_SECRETS) CCPROXY_DATA_DIR=$(CURDIR)/build/shared $(PYTEST) -m "not e2e" $(CHOSEN); \
 	elif [ -n "$$CI" ]; then \
 		echo "DATABASE_URL is not set, and in CI nothing may be left out" >&2; exit 1; \
 	fi
 	@if [ -e $(E2E)/ready ] || [ -n "$$CI" ]; then \
 		echo "End-to-end tests"; \
-		$(PYTEST) -m e2e $(ARGS); \
+		$(PYTEST) -m e2e $(CHOSEN); \
 	else \
 		echo "The end-to-end tests were left out: make setup-e2e installs what they need"; \
 	fi
 
 check: setup ## Format, lint, types, import contract, migrations
-	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff format --check --quiet --output-format concise . || { echo "Not formatted: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(EMBEDDED) $(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo

@@ -93,9 +93,7 @@ class ApiKeyAdmin(KeptForTheLedger):
             "gateway": request.build_absolute_uri("/").rstrip("/"),
             "opts": self.opts,
         }
-        return TemplateResponse(
-            request, "admin/accounting/apikey/issued.html", context, headers={"Cache-Control": "no-store"}
-        )
+        return TemplateResponse(request, "admin/accounting/apikey/issued.html", context)
 
     @admin.display(description="State")
     def state(self, key: ApiKey) -> str:

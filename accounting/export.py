@@ -104,9 +104,19 @@ def between(rows: QuerySet[Any], field: str, start: dt.datetime | None, end: dt.
 
 
 def write_csv(columns: Sequence[str], rows: Iterable[Row], out: Out) -> None:
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(_PlainNewlines(out), lineterminator="\r\n")
     writer.writerow(columns)
     writer.writerows([cell(value) for value in row] for row in rows)
+
+
+class _PlainNewlines:
+    """Before Python 3.13 a carriage return inside a cell is quoted only where lines end with one as well."""
+
+    def __init__(self, out: Out) -> None:
+        self.out = out
+
+    def write(self, row: str) -> None:
+        self.out.write(row.removesuffix("\r\n") + "\n")
 
 
 def write_jsonl(columns: Sequence[str], rows: Iterable[Row], out: Out) -> None:

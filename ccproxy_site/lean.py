@@ -38,7 +38,7 @@ class LeanHandler:
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         request = ASGIRequest(scope, BytesIO())
-        request.ccproxy_id = identity.request_id()
+        request.ccproxy_id = identity.request_id()  # type: ignore[attr-defined]
         try:
             request._body = await read_body(scope, receive, settings.MAX_BODY_BYTES)
         except ClientLeft:

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import gc
 import os
-import sys
 
 # Bodies reach the application in pieces of this size; Daphne's 8 KB would make 4,000 messages of a large one.
 BODY_PIECE = 1024 * 1024
@@ -27,20 +26,22 @@ def use_uvloop() -> None:
 def serve(host: str, port: int) -> None:
     use_uvloop()
     from daphne.server import Server
-    from twisted.internet.endpoints import quoteStringArgument
 
     from ccproxy_site.asgi import application
+    from gateway import runtime
 
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     Server(
         application,
-        endpoints=[f"tcp:port={port}:interface={quoteStringArgument(host)}"],
+        # Colons separate the parts of an endpoint: those of an IPv6 address are escaped.
+        endpoints=["tcp:port={}:interface={}".format(port, host.replace(":", r"\:"))],
         request_buffer_size=BODY_PIECE,
         server_name="ccproxy",
         verbosity=0,
     ).run()
+    runtime.running().stop()
 
 
 def main() -> None:
@@ -53,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

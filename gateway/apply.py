@@ -388,7 +388,7 @@ def judged(entry: Entry, name: str, error: ValidationError) -> Mistake:
     if error.code in {"blank", "null", "required"} and name not in entry:
         return Mistake(entry.line, f"{entry.label}: {name} is missing")
     params = error.params if isinstance(error.params, dict) else {}
-    reason = str(error.message) % {**params, "value": "…"} if params else str(error.message)
+    reason = str(error.message % {**params, "value": "…"} if params else error.message)
     where = "" if name == NON_FIELD_ERRORS else f"{name}: "
     return Mistake(entry.line_of(name), f"{entry.label}: {where}{reason}")
 

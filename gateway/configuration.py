@@ -9,7 +9,7 @@ import threading
 import time
 
 import msgspec
-from channels.layers import get_channel_layer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import DatabaseError, close_old_connections, connection
 
 from accounting.snapshot import Books, read_books
@@ -19,6 +19,9 @@ from providers.routing import Routing
 from providers.snapshot import read_routing
 
 logger = logging.getLogger("ccproxy.configuration")
+
+# Seconds before a channel layer that failed is listened to again.
+LAYER_PAUSE = 5.0
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -39,7 +42,8 @@ class Configuration(threading.Thread):
     def __init__(self, *, poll_seconds: float) -> None:
         super().__init__(name="configuration", daemon=True)
         self._poll_seconds = poll_seconds
-        self._stop_asked = threading.Event()
+        self._wake = threading.Event()
+        self._stop_asked = False
         self._looked = threading.Event()
         self._snapshot: Snapshot | None = None
         self.failing_since: float | None = None
@@ -54,10 +58,6 @@ class Configuration(threading.Thread):
             raise NoProvider("the gateway has not read its configuration yet: try again in a moment", retry_after=2)
         return self._snapshot
 
-    def wait_for_first_look(self, seconds: float) -> None:
-        """So that a server need not listen before it knows its keys. Passes in vain while the database is away."""
-        self._looked.wait(seconds)
-
     def install(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
@@ -68,21 +68,25 @@ class Configuration(threading.Thread):
         self.install(read_snapshot())
         return True
 
+    def wait_for_first_look(self, seconds: float) -> None:
+        """So that a server need not listen before it knows its keys. Passes in vain while the database is away."""
+        self._looked.wait(seconds)
+
     def run(self) -> None:
-        asyncio.run(self._watch())
+        layer = get_channel_layer()
+        if layer is not None and not isinstance(layer, InMemoryChannelLayer):
+            Listener(self._wake).start()
+        while not self._stop_asked:
+            self._look()
+            self._looked.set()
+            self._wake.wait(self._poll_seconds)
+            self._wake.clear()
+        connection.close()
 
     def stop(self) -> None:
-        self._stop_asked.set()
+        self._stop_asked = True
+        self._wake.set()
         self.join(timeout=10)
-
-    async def _watch(self) -> None:
-        listener = Listener()
-        while not self._stop_asked.is_set():
-            await asyncio.to_thread(self._look)
-            self._looked.set()
-            await listener.heard(self._poll_seconds)
-        await listener.close()
-        await asyncio.to_thread(connection.close)
 
     def _look(self) -> None:
         try:
@@ -91,36 +95,35 @@ class Configuration(threading.Thread):
             if self.failing_since is None:
                 self.failing_since = time.time()
                 logger.error("the configuration cannot be compared with the database: %s", str(error).strip())
-            close_old_connections()
             connection.close()
             return
+        except Exception:
+            # A row no code of ours could have written: what is in force stays in force.
+            logger.exception("the configuration in the database cannot be read")
+            return
+        close_old_connections()
         self.failing_since = None
         if changed:
             logger.info("configuration %d is in force", self.current.version)
 
 
-class Listener:
-    """Hears that something changed, where a channel layer reaches other processes; is simply slow where none does."""
+class Listener(threading.Thread):
+    """Hears of changes through the channel layer that all processes share; where it fails, only the hurry is lost."""
 
-    def __init__(self) -> None:
-        self._channel: str | None = None
+    def __init__(self, wake: threading.Event) -> None:
+        super().__init__(name="configuration-listener", daemon=True)
+        self._wake = wake
 
-    async def heard(self, seconds: float) -> None:
-        """Returns when told of a change, after `seconds` at the latest."""
-        layer = get_channel_layer()
-        started = time.monotonic()
-        if layer is not None:
-            with contextlib.suppress(Exception):  # a layer's failure costs the hurry and nothing else
-                async with asyncio.timeout(seconds):
-                    if self._channel is None:
-                        self._channel = await layer.new_channel()
-                        await layer.group_add(CONFIGURATION_GROUP, self._channel)
-                    await layer.receive(self._channel)
-                    return
-        await asyncio.sleep(max(0.0, seconds - (time.monotonic() - started)))
+    def run(self) -> None:
+        asyncio.run(self._listen())
 
-    async def close(self) -> None:
-        layer = get_channel_layer()
-        if layer is not None and self._channel is not None:
+    async def _listen(self) -> None:
+        while True:
             with contextlib.suppress(Exception):
-                await layer.group_discard(CONFIGURATION_GROUP, self._channel)
+                layer = get_channel_layer()
+                channel = await layer.new_channel()
+                await layer.group_add(CONFIGURATION_GROUP, channel)
+                while True:
+                    await layer.receive(channel)
+                    self._wake.set()
+            await asyncio.sleep(LAYER_PAUSE)

@@ -178,6 +178,7 @@ class Relay:
                     if answer.error is not None or answer.complete:
                         break
                 else:
+                    answer = self._answer or await self._hear(call, exchange)
                     piece = answer.finish()
                     if answer.error is None:
                         self._before_sending(answer)

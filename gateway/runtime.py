@@ -48,6 +48,7 @@ class Runtime:
         # Providers that do not count tokens, and until when they are not asked again.
         self.not_counting: dict[int, float] = {}
         self.limits = Limits(settings.MAX_MESSAGES, settings.MAX_CONTENT_BYTES)
+        self._stopped = False
         self.pace = Pace(settings.COMMIT_AFTER, settings.PING_AFTER)
         self.state_secret = settings.STATE_SECRET.encode()
 
@@ -59,7 +60,10 @@ class Runtime:
         self.booker.start()
 
     def stop(self) -> None:
-        """What could be booked is; the rest stays in the spool for the next process."""
+        """What could be booked is; the rest stays in the spool for the next process. Once is enough."""
+        if self._stopped:
+            return
+        self._stopped = True
         self.configuration.stop()
         self.keeper.stop()
         self.booker.stop()

@@ -53,13 +53,15 @@ def read_yaml(text: str, environ: Mapping[str, str], mistakes: list[Mistake]) ->
         return _Reading(loader, environ, mistakes).value(root) if root else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise BadFile([Mistake(mark.line + 1 if mark else 1, _advice(error.problem or "this is no YAML"))]) from None
+        raise BadFile([Mistake(mark.line + 1 if mark else 1, _advice(error))]) from None
     except (yaml.YAMLError, RecursionError):
         raise BadFile([Mistake(1, "this is no YAML text")]) from None
 
 
-def _advice(problem: str) -> str:
-    return f"{problem}; a pattern that begins with * needs quotes" if "alias" in problem else problem
+def _advice(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or "this is no YAML"
+    takes_it_for_an_alias = "alias" in f"{error.context} {problem}"
+    return f"{problem}; a pattern that begins with * needs quotes" if takes_it_for_an_alias else problem
 
 
 class _Reading:

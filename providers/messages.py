@@ -141,7 +141,9 @@ def _complaint(text: str) -> str:
     missing = _MISSING.search(problem)
     if missing:
         path, problem = f"{path}.{missing[1]}".strip("."), "Field required"
-    return f"{path or 'body'}: {problem[:1].lower() + problem[1:] if not missing else problem}"
+    else:
+        problem = problem[:1].lower() + problem[1:].replace(" | null", "").replace("`", "")
+    return f"{path or 'body'}: {problem}"
 
 
 def _check_messages(request: MessagesRequest, limits: Limits) -> None:

@@ -14,10 +14,10 @@ import threading
 from base64 import b64decode
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import tiktoken
@@ -91,18 +91,22 @@ READABLE = ("title", "context", "text", "content")
 CALLS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 
 
+class _Measure(NamedTuple):
+    """How one walk over a request weighs what it finds."""
+
+    text: Callable[[str], int]
+    pages: Callable[[str], int]  # of a PDF in base64
+    thinking: bool
+
+
 def count_request(request: MessagesRequest, encoding: str = DEFAULT_ENCODING, *, thinking: bool = True) -> int:
     """Input tokens of a request. `thinking` says whether the thinking of earlier turns is sent upstream."""
+    return _request(request, _Measure(partial(count_text, encoding=encoding), _pages, thinking))
 
-    def counted(content: object) -> int:
-        return _content(content, encoding, thinking=thinking)
 
-    total = PER_REPLY + sum(PER_MESSAGE + counted(message.content) for message in request.messages)
-    if request.system:
-        total += PER_MESSAGE + counted(request.system)
-    if request.tools:
-        total += PER_TOOL_LIST + sum(_tool(tool, encoding) for tool in request.tools)
-    return total
+def estimate_request(request: MessagesRequest, *, thinking: bool = True) -> int:
+    """The same by the number of characters: cheap enough for the event loop, whatever the size."""
+    return _request(request, _Measure(lambda text: estimate(len(text)), _pages_by_size, thinking))
 
 
 def count_text(text: str, encoding: str = DEFAULT_ENCODING) -> int:
@@ -118,40 +122,47 @@ def estimate(chars: int) -> int:
     return math.ceil(max(chars, 0) / CHARACTERS_PER_TOKEN)
 
 
-def _tool(tool: object, encoding: str) -> int:
+def _request(request: MessagesRequest, measure: _Measure) -> int:
+    total = PER_REPLY + sum(PER_MESSAGE + _content(message.content, measure) for message in request.messages)
+    if request.system:
+        total += PER_MESSAGE + _content(request.system, measure)
+    if request.tools:
+        total += PER_TOOL_LIST + sum(_tool(tool, measure) for tool in request.tools)
+    return total
+
+
+def _tool(tool: object, measure: _Measure) -> int:
     # A deferred tool is not shown to the model until it searches for it.
     if not isinstance(tool, dict) or tool.get("defer_loading") is True:
         return 0
     parts = (tool.get("name"), tool.get("description"), tool.get("input_schema"))
-    return PER_TOOL + sum(count_text(_as_text(part), encoding) for part in parts)
+    return PER_TOOL + sum(measure.text(_as_text(part)) for part in parts)
 
 
-def _content(content: object, encoding: str, *, thinking: bool, depth: int = 0) -> int:
+def _content(content: object, measure: _Measure, depth: int = 0) -> int:
     """Tokens of a string, a block, or a list of either; anything else is nothing a model reads."""
     if depth > DEEPEST:
         return 0
     if isinstance(content, str):
-        return count_text(content, encoding)
+        return measure.text(content)
     if isinstance(content, list):
-        return sum(_content(part, encoding, thinking=thinking, depth=depth + 1) for part in content)
+        return sum(_content(part, measure, depth + 1) for part in content)
     if isinstance(content, dict):
-        return _block(content, encoding, thinking=thinking, depth=depth)
+        return _block(content, measure, depth)
     return 0
 
 
-def _block(block: dict[str, Any], encoding: str, *, thinking: bool, depth: int) -> int:
+def _block(block: dict[str, Any], measure: _Measure, depth: int) -> int:
     kind = block.get("type")
     if kind == "image":
         return _image(block.get("source"))
     if kind == "thinking":
-        return count_text(_as_text(block.get("thinking")), encoding) if thinking else 0
+        return measure.text(_as_text(block.get("thinking"))) if measure.thinking else 0
     if isinstance(kind, str) and kind in CALLS:
-        parts = (block.get("name"), block.get("input"))
-        return PER_TOOL_USE + sum(count_text(_as_text(part), encoding) for part in parts)
-    inside = [block.get(field) for field in READABLE]
-    total = sum(_content(part, encoding, thinking=thinking, depth=depth + 1) for part in inside)
+        return PER_TOOL_USE + sum(measure.text(_as_text(block.get(field))) for field in ("name", "input"))
+    total = sum(_content(block.get(field), measure, depth + 1) for field in READABLE)
     if kind == "document":
-        total += _document(block.get("source"), encoding, thinking=thinking, depth=depth)
+        total += _document(block.get("source"), measure, depth)
     if isinstance(kind, str) and kind.endswith("tool_result"):
         total += PER_TOOL_RESULT
     return total
@@ -223,24 +234,25 @@ def _jpeg_size(header: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _document(source: object, encoding: str, *, thinking: bool, depth: int) -> int:
+def _document(source: object, measure: _Measure, depth: int) -> int:
     """Text and content count as what they are; everything else is taken for a PDF."""
     if not isinstance(source, dict):
         return 0
     data = source.get("data")
     if source.get("type") == "text":
-        return count_text(_as_text(data), encoding)
+        return measure.text(_as_text(data))
     if source.get("type") == "content":
-        return _content(source.get("content"), encoding, thinking=thinking, depth=depth + 1)
-    if not isinstance(data, str):
-        return PER_PAGE
+        return _content(source.get("content"), measure, depth + 1)
+    return PER_PAGE * measure.pages(data) if isinstance(data, str) else PER_PAGE
+
+
+def _pages(data: str) -> int:
     key = ("pages", _digest(data.encode("utf-8", "surrogatepass")))
-    return PER_PAGE * _counts.get(key, lambda: _pages(_decoded(data)))
+    return _counts.get(key, lambda: len(PAGE.findall(_decoded(data))) or _pages_by_size(data))
 
 
-def _pages(pdf: bytes) -> int:
-    found = sum(1 for _ in PAGE.finditer(pdf))
-    return found or max(1, math.ceil(len(pdf) / BYTES_PER_PAGE))
+def _pages_by_size(data: str) -> int:
+    return max(1, math.ceil(len(data) * 3 / 4 / BYTES_PER_PAGE))
 
 
 def _decoded(data: str) -> bytes:

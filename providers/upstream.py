@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import re
-import ssl
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,10 +23,14 @@ from providers.dialects import Outbound
 from providers.errors import BrokenStream, Unreachable, UpstreamError
 from providers.routing import Endpoint
 
+logger = logging.getLogger("ccproxy.upstream")
+
 # Above this the reading stops until the client has taken what there is.
 MOST_WAITING = 256 * 1024
 # A finished answer's connection is worth waiting for its last bytes: so long, in seconds.
 DRAIN_SECONDS = 1.0
+# A large body is sent in pieces, so that one upload does not hold up the others.
+LARGE_BODY, BODY_PIECE = 1024 * 1024, 256 * 1024
 MOST_ERROR_BODY = 64 * 1024
 KEEP_ALIVE_SECONDS = 60.0
 
@@ -51,7 +55,7 @@ class Call:
         self._received: list[bytes] = []
         self._waiting_bytes = 0
         self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Future[None] | None = None
+        self._news: asyncio.Future[bool] | None = None
         self._room: asyncio.Future[None] | None = None
         self._discard = False
         self.ended = False
@@ -71,14 +75,12 @@ class Call:
         if self._received or self.ended:
             return True
         self._news = self._loop.create_future()
-        timer = self._loop.call_at(until, self._tell)
+        timer = self._loop.call_at(until, self._tell, False)
         try:
-            had_status = self.answered
-            await self._news
+            return await self._news
         finally:
             timer.cancel()
             self._news = None
-        return bool(self._received) or self.ended or self.answered != had_status
 
     def take(self) -> bytes:
         """Everything that has come since the last time, as one piece."""
@@ -114,8 +116,11 @@ class Call:
                 await self._read(response.stream)
             finally:
                 await response.stream.aclose()  # type: ignore[union-attr]
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, ssl.SSLError, ValueError, TimeoutError) as error:
+        except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
             self.failure = _failure(error, answered=self.answered)
+        except Exception:  # the edge of a task: whoever waits must hear of it
+            logger.exception("a call to a provider failed in a way nobody thought of")
+            self.failure = BrokenStream("the gateway failed while it talked to the provider; its log has the reason")
         finally:
             self.ended = True
             self._tell()
@@ -133,9 +138,9 @@ class Call:
                 await self._room
                 self._room = None
 
-    def _tell(self) -> None:
+    def _tell(self, news: bool = True) -> None:
         if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+            self._news.set_result(news)
 
     def discard_rest(self) -> None:
         self._discard = True
@@ -158,8 +163,13 @@ class Upstreams:
         request = httpx.Request(
             method,
             self._url(endpoint, outbound.path),
-            headers={**outbound.headers, **headers, "accept-encoding": "identity"},
-            content=outbound.body,
+            headers={
+                **outbound.headers,
+                **headers,
+                "accept-encoding": "identity",
+                "content-length": str(len(outbound.body)),
+            },
+            content=_in_pieces(outbound.body) if len(outbound.body) > LARGE_BODY else outbound.body,
             extensions={"timeout": {"connect": endpoint.timeouts.connect}},
         )
         call = Call(self._open_transport(), request)
@@ -218,6 +228,11 @@ def _session() -> aiohttp.ClientSession:
         trace_configs=[tracing],
         skip_auto_headers=("user-agent", "accept", "accept-encoding"),
     )
+
+
+async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), BODY_PIECE):
+        yield body[start : start + BODY_PIECE]
 
 
 async def _note_reuse(*_: Any) -> None:

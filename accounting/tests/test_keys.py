@@ -34,7 +34,17 @@ def test_one_wrong_character_is_noticed(position: int) -> None:
 
 @pytest.mark.parametrize(
     "token",
-    ["", "ccp_", TOKEN[:-1], TOKEN + "a", TOKEN.upper(), f" {TOKEN}", "sk-ant-api03-abc", "ccp_" + "é" * 36, "\x00" * 40],
+    [
+        "",
+        "ccp_",
+        TOKEN[:-1],
+        TOKEN + "a",
+        TOKEN.upper(),
+        f" {TOKEN}",
+        "sk-ant-api03-abc",
+        "ccp_" + "é" * 36,
+        "\x00" * 40,
+    ],
 )
 def test_what_is_no_key_is_refused_unread(token: str) -> None:
     assert not keys.is_well_formed(token)

@@ -18,7 +18,9 @@ TICK = dt.timedelta(microseconds=1)
 
 
 def rates(number: int = 1, model: str = "m", provider: int | None = None, **fields: Any) -> Rates:
-    zero = {name: Decimal(0) for name in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "web_search")}
+    zero = {
+        name: Decimal(0) for name in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "web_search")
+    }
     values: dict[str, Any] = {"valid_from": NEW_YEAR, "currency": "USD", **zero, **fields}
     return Rates(id=number, model=model, provider_id=provider, **values)
 

@@ -61,10 +61,10 @@ class Upstream:
         await self._post("/__script", {"default": script})
 
     async def bill(self) -> list[dict[str, Any]]:
-        return (await self._get("/__bill"))["calls"]
+        return list((await self._get("/__bill"))["calls"])
 
     async def requests(self) -> list[dict[str, Any]]:
-        return await self._get("/__requests")
+        return list(await self._get("/__requests"))
 
     async def _post(self, path: str, body: Any) -> None:
         async with aiohttp.ClientSession() as session, session.post(self.url + path, json=body) as reply:

@@ -124,7 +124,9 @@ def test_a_key_of_encryption_that_is_none_is_named(settings: Settings) -> None:
         provider().set_credential(SECRET)
 
 
-@pytest.mark.parametrize("url", ["https://api.example.com/v1", "http://ollama:11434", "http://[::1]:8000", "http://10.0.0.1"])
+@pytest.mark.parametrize(
+    "url", ["https://api.example.com/v1", "http://ollama:11434", "http://[::1]:8000", "http://10.0.0.1"]
+)
 def test_urls_that_are_taken(url: str) -> None:
     check_base_url(url)
 
@@ -214,7 +216,9 @@ def test_the_demo_leaves_when_another_provider_is_enabled() -> None:
 
 
 def test_what_the_request_path_knows_of_a_provider() -> None:
-    known = provider(base_url="https://api.example.com/v1/", dialect="deepseek", options={"pdf": True}, total_timeout=30)
+    known = provider(
+        base_url="https://api.example.com/v1/", dialect="deepseek", options={"pdf": True}, total_timeout=30
+    )
     known.credential_mode = CredentialMode.CLIENT_TOKEN
     known.set_credential(SECRET)
     known.save()
@@ -222,7 +226,11 @@ def test_what_the_request_path_knows_of_a_provider() -> None:
 
     endpoint = read_routing().candidates("m")[0].endpoint
 
-    assert (endpoint.base_url, endpoint.credential, endpoint.client_token) == ("https://api.example.com/v1", SECRET, True)
+    assert (endpoint.base_url, endpoint.credential, endpoint.client_token) == (
+        "https://api.example.com/v1",
+        SECRET,
+        True,
+    )
     assert (endpoint.auth_header, endpoint.auth_scheme) == ("x-api-key", "")
     assert endpoint.timeouts.total == 30
     assert endpoint.options == {"pdf": True, "dialect": "deepseek"}

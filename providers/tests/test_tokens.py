@@ -219,6 +219,24 @@ def test_thinking_that_is_not_sent_is_not_counted() -> None:
     assert tokens.count_request(request, thinking=False) == EMPTY + 2
 
 
+def test_an_estimate_walks_the_same_way_and_encodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("text was encoded or a PDF decoded")
+
+    monkeypatch.setattr(tokens, "count_text", refused)
+    monkeypatch.setattr(tokens, "_pages", refused)
+    pdf = {"type": "base64", "media_type": "application/pdf", "data": encoded(bytes(120_000))}
+    content = [{"type": "text", "text": "x" * 4_000}, image(png(750, 100)), {"type": "document", "source": pdf}]
+    request = MessagesRequest(
+        model="any",
+        system="x" * 400,
+        messages=[Message(role="user", content=content)],
+        tools=[{"name": "Bash", "input_schema": {}}],
+    )
+
+    assert tokens.estimate_request(request) == EMPTY + 1_000 + 100 + 3 * 2_000 + (4 + 100) + (16 + 12 + 1 + 1)
+
+
 def test_tools_count_name_description_and_compact_schema() -> None:
     tool = {"name": "Bash", "description": "hello world", "input_schema": {"type": "object"}}
     one = tokens.PER_TOOL + 2 + 2 + tokens.count_text('{"type":"object"}')
@@ -340,12 +358,14 @@ BLOCKS = st.builds(
 )
 
 
+@settings(deadline=None)  # the first call may load a vocabulary
 @given(
     content=JSON | st.lists(BLOCKS | JSON), system=JSON | st.lists(BLOCKS), tools=st.none() | st.lists(BLOCKS | JSON)
 )
 def test_any_json_anywhere_is_counted_without_complaint(content: Any, system: Any, tools: Any) -> None:
     request = MessagesRequest(model="any", messages=[Message("user", content)], system=system, tools=tools)
     assert tokens.count_request(request) >= EMPTY
+    assert tokens.estimate_request(request) >= EMPTY
 
 
 def test_nesting_beyond_reason_ends_quietly() -> None:

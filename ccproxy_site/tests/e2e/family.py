@@ -1,0 +1,178 @@
+"""A whole installation in a folder of its own: `serve` and all its children, a mock upstream, and the bill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+MANAGE = [sys.executable, str(ROOT / "manage.py")]
+PATIENCE = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def get_json(url: str, timeout: float = 5.0) -> Any:
+    with urllib.request.urlopen(url, timeout=timeout) as reply:
+        return json.load(reply)
+
+
+def post_json(url: str, body: Any) -> None:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=5):
+        pass
+
+
+class Mock:
+    """The mock upstream as a process; its bill survives it in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.bill_file = folder / "bill.jsonl"
+        command = [*MANAGE, "mock_upstream", "--port", str(self.port), "--bill", str(self.bill_file)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(folder))
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+
+    def default(self, script: dict[str, Any] | None) -> None:
+        post_json(self.url + "/__script", {"default": script})
+
+    def bill(self) -> list[dict[str, Any]]:
+        return list(get_json(self.url + "/__bill", timeout=30.0)["calls"])
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def environment(folder: Path, **extra: str) -> dict[str, str]:
+    """The machine's, without anything that names another installation."""
+    inherited = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
+    return {**inherited, "CCPROXY_DATA_DIR": str(folder / "var"), "PROBE_SECONDS": "3600", **extra}
+
+
+class Installation:
+    """`serve` in a folder of its own. Start it, configure it, kill it, start it again."""
+
+    def __init__(self, folder: Path, *, worker: bool = False, **extra: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = environment(folder, **extra)
+        self.log = folder / "serve.log"
+        self._options = [] if worker else ["--no-worker"]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def manage(self, *arguments: str) -> str:
+        """A management command's stdout; its stderr is shown when it fails."""
+        done = subprocess.run([*MANAGE, *arguments], env=self.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def apply(self, configuration: dict[str, Any]) -> str:
+        """JSON is YAML."""
+        path = self.folder / "configuration.yaml"
+        path.write_text(json.dumps(configuration))
+        return self.manage("apply", str(path))
+
+    def issue_key(self, name: str = "tester", *options: str) -> str:
+        return self.manage("issue_key", name, *options).splitlines()[-1]
+
+    def ledger(self, *options: str) -> list[dict[str, Any]]:
+        text = self.manage("export_usage", "--format", "jsonl", *options)
+        return [json.loads(line) for line in text.splitlines()]
+
+    def start(self) -> None:
+        command = [*MANAGE, "serve", "--port", str(self.port), *self._options]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self.wait_until_ready()
+
+    def wait_until_ready(self, seconds: float = PATIENCE) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            assert self.process is None or self.process.poll() is None, self.log.read_text()[-4000:]
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                if get_json(self.url + "/health/ready", timeout=2)["status"] != "unhealthy":
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"not ready after {seconds} s: {self.log.read_text()[-4000:]}")
+
+    def family(self) -> list[int]:
+        """The supervisor and every process below it."""
+        assert self.process is not None
+        return [self.process.pid, *descendants(self.process.pid)]
+
+    def kill(self) -> None:
+        """-9 for everyone, the supervisor first."""
+        for pid in self.family():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait(10)
+        self.process = None
+
+    def stop(self) -> int:
+        if self.process is None:
+            return 0
+        self.process.terminate()
+        code = self.process.wait(30)
+        self.process = None
+        return code
+
+    def wait_until_booked(self, seconds: float = PATIENCE) -> None:
+        """Until the spool holds nothing that is not in the database."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if get_json(self.url + "/health/ready")["spool_backlog_bytes"] == 0:
+                return
+            time.sleep(0.05)
+        raise AssertionError("the spool was not booked in time")
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    if children.exists():
+        for child in map(int, children.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+@contextlib.contextmanager
+def installation(folder: Path, *, worker: bool = False, **extra: str) -> Iterator[Installation]:
+    held = Installation(folder, worker=worker, **extra)
+    try:
+        yield held
+    finally:
+        if held.process is not None:
+            held.kill()
+
+
+@contextlib.contextmanager
+def mock(folder: Path) -> Iterator[Mock]:
+    held = Mock(folder)
+    try:
+        yield held
+    finally:
+        held.stop()
