@@ -154,7 +154,7 @@ class Applying:
                 name = FILE_NAMES.get(field, field)
                 # A variable that is not set was told already; that its field is now empty goes without saying.
                 if not entry.is_unknown(name):
-                    self.mistakes += [judged(entry, name, one) for one in errors]
+                    self.mistakes += [judged(entry, name, one, choices(row, field)) for one in errors]
             return None
         return [FILE_NAMES.get(name, name) for name in values if getattr(row, name) != before[name]]
 
@@ -383,10 +383,17 @@ class Applying:
         self.save(row, entry.label, changed)
 
 
-def judged(entry: Entry, name: str, error: ValidationError) -> Mistake:
+def choices(row: models.Model, field: str) -> list[str]:
+    known = getattr(row._meta.get_field(field), "flatchoices", ()) if field != NON_FIELD_ERRORS else ()
+    return [str(value) for value, _ in known]
+
+
+def judged(entry: Entry, name: str, error: ValidationError, known: Sequence[str]) -> Mistake:
     """The model's own words without the value, which may have come from a secret variable."""
     if error.code in {"blank", "null", "required"} and name not in entry:
         return Mistake(entry.line, f"{entry.label}: {name} is missing")
+    if error.code == "invalid_choice" and known:
+        return Mistake(entry.line_of(name), f"{entry.label}: {name}: say one of {', '.join(known)}")
     params = error.params if isinstance(error.params, dict) else {}
     reason = str(error.message % {**params, "value": "…"} if params else error.message)
     where = "" if name == NON_FIELD_ERRORS else f"{name}: "

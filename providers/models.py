@@ -153,9 +153,7 @@ class Provider(ConfigModel):
     sealed_credential = models.TextField(blank=True, editable=False)
     enabled = models.BooleanField(default=True)
     connect_timeout = seconds(10.0, "Seconds to connect.")
-    first_byte_timeout = seconds(
-        120.0, "Seconds until the first byte; reasoning models are slow to start."
-    )
+    first_byte_timeout = seconds(120.0, "Seconds until the first byte; reasoning models are slow to start.")
     idle_timeout = seconds(120.0, "Seconds of silence in the middle of an answer.")
     total_timeout = seconds(600.0, "Seconds for the whole answer.")
     dialect = models.CharField(max_length=40, blank=True, help_text="Empty: chosen by the host of the base URL.")

@@ -9,15 +9,15 @@ import msgspec
 
 _members: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _elements: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
-_key = re.compile(rb'[\s,{]*"((?:[^"\\]|\\.)*)"\s*:\s*')
-_gap = re.compile(rb"[\s,\[]*")
+_key = re.compile(rb'[\s,]*"((?:[^"\\]|\\.)*)"\s*:\s*')
+_gap = re.compile(rb"[\s,]*")
 
 Span = tuple[int, int]
 
 
 def member_spans(text: bytes) -> dict[str, Span] | None:
     """Where each value of an object stands. None where a key occurs twice: then nothing stands where it seems to."""
-    position = 0
+    position = text.index(b"{") + 1
     spans = {}
     for name, value in _members.decode(text).items():
         key = _key.match(text, position)
@@ -30,7 +30,7 @@ def member_spans(text: bytes) -> dict[str, Span] | None:
 
 def element_spans(text: bytes) -> list[Span]:
     """Where each element of an array stands."""
-    position = 0
+    position = text.index(b"[") + 1
     spans = []
     for value in _elements.decode(text):
         gap = _gap.match(text, position)

@@ -107,7 +107,11 @@ MESSAGE = {"role": "user", "content": "hi"}
         ({"model": "claude-a", "messages": ["x"], "max_tokens": 1}, "messages.0", "expected object"),
         ({"model": "claude-a", "messages": [{"role": "tool", "content": "x"}], "max_tokens": 1}, "messages.0.role", ""),
         ({"model": "claude-a", "messages": [{"role": "user"}], "max_tokens": 1}, "messages.0.content", "required"),
-        ({"model": "claude-a", "messages": [{"role": "user", "content": 5}], "max_tokens": 1}, "messages.0.content", ""),
+        (
+            {"model": "claude-a", "messages": [{"role": "user", "content": 5}], "max_tokens": 1},
+            "messages.0.content",
+            "",
+        ),
         (question(messages=[{"role": "user", "content": [{}]}]), "messages.0.content.0.type", "required"),
         (question(messages=[{"role": "user", "content": [{"type": "text"}]}]), "messages.0.content.0.text", ""),
         (question(messages=[{"role": "user", "content": [{"type": "image"}]}]), "messages.0.content.0.source", ""),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from providers.dialects import anthropic
+from providers.dialects import anthropic, chat
 from providers.dialects.dialect import Answer, Dialect, Exchange, Outbound
 
 __all__ = ["DIALECTS", "Answer", "Dialect", "Exchange", "Outbound"]
 
 DIALECTS: Mapping[str, Dialect] = {
     "anthropic": anthropic.DIALECT,
+    "openai": chat.DIALECT,
 }

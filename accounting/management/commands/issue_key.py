@@ -43,7 +43,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         name = options["name"].strip()
         if ApiKey.objects.filter(name=name).exists():
-            raise CommandError(f"A key named {name!r} exists already: choose another name, or revoke that one first.")
+            raise CommandError(f"A key named {name!r} exists already, revoked or not: choose another name.")
         fields: dict[str, Any] = {"owner": options["owner"], "allowed_models": options["model"]}
         if options["scope"]:
             fields["scopes"] = list(dict.fromkeys(options["scope"]))

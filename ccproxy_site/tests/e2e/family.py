@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ccproxy_site import keyring
+
 ROOT = Path(__file__).resolve().parents[3]
 MANAGE = [sys.executable, str(ROOT / "manage.py")]
 PATIENCE = 60.0
@@ -53,6 +55,14 @@ class Mock:
     def default(self, script: dict[str, Any] | None) -> None:
         post_json(self.url + "/__script", {"default": script})
 
+    def queue(self, *scripts: dict[str, Any]) -> None:
+        """For the next calls, in the order in which they come."""
+        post_json(self.url + "/__script", scripts)
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The last 50, as they came."""
+        return list(get_json(self.url + "/__requests", timeout=30.0))
+
     def bill(self) -> list[dict[str, Any]]:
         return list(get_json(self.url + "/__bill", timeout=30.0)["calls"])
 
@@ -65,7 +75,8 @@ class Mock:
 
 def environment(folder: Path, **extra: str) -> dict[str, str]:
     """The machine's, without anything that names another installation."""
-    inherited = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
+    others = {"DATABASE_URL", "REDIS_URL", *keyring.MAKERS}
+    inherited = {name: value for name, value in os.environ.items() if name not in others}
     return {**inherited, "CCPROXY_DATA_DIR": str(folder / "var"), "PROBE_SECONDS": "3600", **extra}
 
 
@@ -117,6 +128,16 @@ class Installation:
                     return
             time.sleep(0.05)
         raise AssertionError(f"not ready after {seconds} s: {self.log.read_text()[-4000:]}")
+
+    def wait_until_key_works(self, key: str, seconds: float = PATIENCE) -> None:
+        """Until the running gateway knows what was configured last."""
+        request = urllib.request.Request(self.url + "/v1/models", headers={"x-api-key": key})
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=5):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"the key was not known after {seconds} s: {self.log.read_text()[-4000:]}")
 
     def family(self) -> list[int]:
         """The supervisor and every process below it."""

@@ -1,4 +1,4 @@
-"""Every test run gets a data folder and secrets of its own, before Django reads its settings."""
+"""A pytest plugin: every run gets a data folder and secrets of its own, before Django reads its settings."""
 
 from __future__ import annotations
 
