@@ -19,7 +19,6 @@ environ.Env.read_env(BASE_DIR / ".env")
 # Where the gateway listens.
 HOST = env.str("HOST", default="127.0.0.1")
 PORT = env.int("PORT", default=8787)
-WEB_CONCURRENCY = env.int("WEB_CONCURRENCY", default=1)
 
 # Database, spool, secrets and queue of an installation that needs nothing else.
 DATA_DIR = Path(env.str("CCPROXY_DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
