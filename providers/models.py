@@ -16,6 +16,7 @@ from django.db.models import F
 
 from providers import credentials
 from providers.balancing import STRATEGIES
+from providers.dialects import DIALECTS
 
 PASSTHROUGH = "passthrough"
 
@@ -181,6 +182,8 @@ class Provider(ConfigModel):
         self.sealed_credential = credentials.seal(credential, self.base_url)
 
     def clean(self) -> None:
+        if self.type in ProviderType.values and self.type not in DIALECTS:
+            raise ValidationError({"type": f"This version does not speak it yet; it speaks {', '.join(DIALECTS)}."})
         if not isinstance(self.options, dict):
             raise ValidationError({"options": 'An object is expected, such as {"pdf": true}.'})
 

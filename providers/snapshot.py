@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from providers.dialects import DIALECTS
 from providers.models import PASSTHROUGH, CredentialMode, ModelRoute, Provider
 from providers.routing import Endpoint, Route, Routing, Target, Timeouts
 
@@ -29,8 +30,8 @@ def read_routing() -> Routing:
 
 
 def live_providers() -> list[Provider]:
-    """The enabled ones; the demo leaves as soon as there is another."""
-    enabled = list(Provider.objects.filter(enabled=True))
+    """The enabled ones that speak a language we know; the demo leaves as soon as there is another."""
+    enabled = list(Provider.objects.filter(enabled=True, type__in=DIALECTS))
     real = [provider for provider in enabled if not provider.is_demo]
     return real or enabled
 

@@ -46,7 +46,7 @@ class Migration(migrations.Migration):
                 ('sealed_credential', models.TextField(blank=True, editable=False)),
                 ('enabled', models.BooleanField(default=True)),
                 ('connect_timeout', models.FloatField(default=10.0, help_text='Seconds to connect.', validators=[django.core.validators.MinValueValidator(0.1)])),
-                ('first_byte_timeout', models.FloatField(default=120.0, help_text='Seconds until the first byte of an answer; reasoning models are slow to start.', validators=[django.core.validators.MinValueValidator(0.1)])),
+                ('first_byte_timeout', models.FloatField(default=120.0, help_text='Seconds until the first byte; reasoning models are slow to start.', validators=[django.core.validators.MinValueValidator(0.1)])),
                 ('idle_timeout', models.FloatField(default=120.0, help_text='Seconds of silence in the middle of an answer.', validators=[django.core.validators.MinValueValidator(0.1)])),
                 ('total_timeout', models.FloatField(default=600.0, help_text='Seconds for the whole answer.', validators=[django.core.validators.MinValueValidator(0.1)])),
                 ('dialect', models.CharField(blank=True, help_text='Empty: chosen by the host of the base URL.', max_length=40)),
