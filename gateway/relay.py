@@ -45,7 +45,7 @@ from providers.routing import Candidate, Timeouts
 from providers.upstream import MOST_ERROR_BODY, Call
 from providers.usage import Usage
 
-logger = logging.getLogger("ccproxy.relay")
+requests_log = logging.getLogger("ccproxy.requests")
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 WAITING = b": waiting\n\n"
@@ -137,6 +137,7 @@ class Relay:
             yield last_word.event(self.entry.request_id)
         finally:
             self._settle_unfinished()
+            self._say()
 
     async def whole(self) -> bytes:
         """The answer as one Messages reply. Raises ProxyError."""
@@ -149,6 +150,7 @@ class Relay:
             raise self._give_up()
         finally:
             self._settle_unfinished()
+            self._say()
 
     def _candidates(self) -> Iterator[Candidate]:
         """The next one to try, as long as the last failure leaves hope that another would do better."""
@@ -314,6 +316,25 @@ class Relay:
             bill = self._meter.so_far() if self._meter else (Usage(), ESTIMATED, "no answer")
             self.entry.close_attempt(CANCELLED, bill, reason="the client left")
         self.entry.settle(CANCELLED, reason="the client left")
+
+    def _say(self) -> None:
+        """One line per request that was booked, on a logger of its own."""
+        if not self.entry.settled or not requests_log.isEnabledFor(logging.INFO):
+            return
+        row, last = self.entry.row, self.entry.attempts[-1]
+        requests_log.info(
+            "request_completed %s key=%s model=%s provider=%s status=%s attempts=%d messages=%d ms=%d input=%d output=%d",
+            row.request_id,
+            row.key,
+            row.model,
+            last.provider,
+            row.status,
+            last.number,
+            len(self._question.request.messages),
+            int((row.finished_at - row.started_at) * 1000),
+            last.usage.input,
+            last.usage.output,
+        )
 
 
 def most_useful(failures: list[ProxyError], model: str) -> ProxyError:

@@ -21,13 +21,24 @@ def seal(credential: str, base_url: str) -> str:
 
 def unseal(sealed: str, base_url: str) -> str:
     """The credential, or "" where there is none for this host or no key of ours opens it."""
+    host, credential = _opened(sealed)
+    return credential if host == host_of(base_url) else ""
+
+
+def is_for_another_host(sealed: str, base_url: str) -> bool:
+    """Known only of what a key of ours opens: with a wrong CREDENTIAL_KEYS nothing must be thrown away."""
+    host, _ = _opened(sealed)
+    return host is not None and host != host_of(base_url)
+
+
+def _opened(sealed: str) -> tuple[str | None, str]:
     if not sealed:
-        return ""
+        return None, ""
     try:
         host, credential = json.loads(_box().decrypt(sealed.encode()))
     except (InvalidToken, ValueError):
-        return ""
-    return str(credential) if host == host_of(base_url) else ""
+        return None, ""
+    return str(host), str(credential)
 
 
 def _box() -> MultiFernet:

@@ -188,8 +188,8 @@ class Provider(ConfigModel):
             raise ValidationError({"options": 'An object is expected, such as {"pdf": true}.'})
 
     def save(self, *args: Any, **options: Any) -> None:
-        if self.sealed_credential and not self.credential:
-            self.sealed_credential = ""  # it was given for another host
+        if credentials.is_for_another_host(self.sealed_credential, self.base_url):
+            self.sealed_credential = ""
             if options.get("update_fields") is not None:
                 options["update_fields"] = {*options["update_fields"], "sealed_credential"}
         super().save(*args, **options)

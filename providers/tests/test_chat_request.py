@@ -39,7 +39,11 @@ def assistant(*content: Any) -> Any:
 
 
 def system(*content: Any, **fields: Any) -> Any:
-    return {"role": "system", "content": content[0] if content and isinstance(content[0], str) else list(content), **fields}
+    return {
+        "role": "system",
+        "content": content[0] if content and isinstance(content[0], str) else list(content),
+        **fields,
+    }
 
 
 def text(text: str) -> Any:
@@ -88,7 +92,12 @@ def test_an_answer_in_one_piece_is_asked_for_as_json() -> None:
 
 def test_two_turns_of_a_session_share_their_bytes_up_to_the_first_new_message() -> None:
     history = [user("a"), system("env"), assistant(text("b"), use("toolu_1")), user(result("toolu_1"))]
-    request: Any = {"system": "s", "tools": [tool()], "thinking": {"type": "adaptive"}, "base_url": "https://api.openai.com"}
+    request: Any = {
+        "system": "s",
+        "tools": [tool()],
+        "thinking": {"type": "adaptive"},
+        "base_url": "https://api.openai.com",
+    }
     first = DIALECT.encode(exchange(messages=history, **request)).body
     second = DIALECT.encode(exchange(messages=[*history, assistant("c"), user("d")], **request)).body
     shared = first[: first.index(b'],"tools"')]
@@ -285,7 +294,9 @@ def test_other_blocks_of_a_user_are_told_as_text(block: Any, shown: str) -> None
                 {
                     "type": "web_search_tool_result",
                     "tool_use_id": "s",
-                    "content": [{"type": "web_search_result", "title": "Cats", "url": "https://c", "encrypted_content": "e"}],
+                    "content": [
+                        {"type": "web_search_result", "title": "Cats", "url": "https://c", "encrypted_content": "e"}
+                    ],
                 },
                 text("b"),
             ],
@@ -807,7 +818,9 @@ BLOCKS = st.one_of(
     WORDS.map(text),
     st.builds(use, IDS),
     st.builds(result, IDS, st.one_of(WORDS, st.just([text("x"), PNG]))),
-    st.sampled_from([PNG, {"type": "thinking", "thinking": "t"}, {"type": "new"}, {"type": "compaction", "content": "c"}]),
+    st.sampled_from(
+        [PNG, {"type": "thinking", "thinking": "t"}, {"type": "new"}, {"type": "compaction", "content": "c"}]
+    ),
 )
 HISTORIES = st.lists(
     st.builds(

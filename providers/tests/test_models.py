@@ -256,3 +256,16 @@ def test_a_provider_that_serves_a_route_is_not_deleted() -> None:
     with pytest.raises(ProtectedError), transaction.atomic():
         known.delete()
     assert ConfigVersion.current() == before
+
+
+def test_a_wrong_key_throws_no_credential_away(settings: Any) -> None:
+    kept = provider()
+    kept.set_credential(SECRET)
+    kept.save()
+    right = settings.CREDENTIAL_KEYS
+    settings.CREDENTIAL_KEYS = [Fernet.generate_key().decode()]
+    again = Provider.objects.get(pk=kept.pk)
+    assert again.credential == ""
+    again.save()
+    settings.CREDENTIAL_KEYS = right
+    assert Provider.objects.get(pk=kept.pk).credential == SECRET

@@ -177,7 +177,7 @@ def test_an_upstream_error_has_its_type(house: House, upstream: str) -> None:
     house.mock.queue({"error_in_stream": 2, "text": "Half of an answ"})
     with (
         house.client() as client,
-        pytest.raises(anthropic.APIStatusError, match="overloaded"),
+        pytest.raises(anthropic.APIStatusError, match="told to answer 529"),
         client.messages.stream(model=MODELS[upstream], max_tokens=10, messages=QUESTION) as stream,
     ):
         stream.get_final_message()
