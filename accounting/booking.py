@@ -20,10 +20,16 @@ from accounting.ledger import ESTIMATED, INTERRUPTED, Attempt, Ledger, Line, Ope
 from accounting.models import DirtyQuarter, UsageAttempt, UsageRecord
 from accounting.prices import PriceList, Rates
 from accounting.spool import Orphan, orphans
+from providers.errors import NoProvider
 
 logger = logging.getLogger("ccproxy.booking")
 
 BATCH = 500
+# Seconds between two looks for the journals of the dead: some process of the family may have died after our start.
+ADOPTION_PAUSE = 30.0
+# Seconds after which a database that has not answered counts as away.
+PATIENCE = 5.0
+MOST_MILLISECONDS = 2**31 - 1
 QUARTER = 15 * 60
 QUARANTINE = "quarantine.jsonl"
 # What a database says of the row itself; anything else is the database's own trouble and is tried again.
@@ -38,8 +44,15 @@ def book(batch: Sequence[Settled], prices: PriceList) -> None:
     with transaction.atomic():
         # Sorted, so that two processes that book the same rows wait for each other in one order.
         UsageRecord.objects.bulk_create(sorted(records, key=lambda r: r.request_id), ignore_conflicts=True)
+        _require({record.request_id for record in records})
         UsageAttempt.objects.bulk_create(sorted(attempts, key=lambda a: (a.record_id, a.number)), ignore_conflicts=True)
         DirtyQuarter.objects.bulk_create([DirtyQuarter(starts_at=moment) for moment in quarters], ignore_conflicts=True)
+
+
+def _require(request_ids: set[str]) -> None:
+    """Where conflicts are ignored, SQLite drops in silence whatever breaks any rule of the table."""
+    if UsageRecord.objects.filter(request_id__in=request_ids).count() < len(request_ids):
+        raise IntegrityError("the database dropped the row without a word")
 
 
 def book_or_set_aside(batch: Sequence[Settled], prices: PriceList, quarantine: Path) -> None:
@@ -85,7 +98,8 @@ def record_of(settled: Settled, prices: PriceList) -> UsageRecord:
         status=row.status,
         stop_reason=row.stop_reason,
         reason=row.reason,
-        first_byte_ms=row.first_byte_ms,
+        # A clock that is set back makes it negative.
+        first_byte_ms=row.first_byte_ms and min(max(row.first_byte_ms, 0), MOST_MILLISECONDS),
         price=_price(rates),
         attempt_count=len(settled.attempts),
         attempts_cost=_together(settled, prices),
@@ -216,6 +230,8 @@ class Keeper(threading.Thread):
                 self._ledger.spool.sync()
             except OSError as error:
                 logger.critical("the spool could not be written to the disk: %s", error)
+            except Exception:
+                logger.exception("keeping the spool failed in a way nobody thought of; it is tried again")
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -223,7 +239,7 @@ class Keeper(threading.Thread):
 
 
 class Booker(threading.Thread):
-    """Books what the spool holds, and first of all what the dead have left."""
+    """Books what the spool holds, and what the dead have left."""
 
     def __init__(self, ledger: Ledger, prices: Callable[[], PriceList], *, pause: float) -> None:
         super().__init__(name="ledger-booker", daemon=True)
@@ -231,9 +247,18 @@ class Booker(threading.Thread):
         self._prices = prices
         self._pause = pause
         self._stop_asked = threading.Event()
-        self._adopted = False
-        self.failing_since: float | None = None
         self._directory = ledger.spool.directory
+        self._adopt_at = 0.0
+        self._failing_since: float | None = None
+        self._waiting_since: float | None = None  # for the database to take a batch
+
+    @property
+    def failing_since(self) -> float | None:
+        """Since when the database takes nothing; where its packets vanish, silence is all that ever shows."""
+        waiting = self._waiting_since
+        if self._failing_since is None and waiting is not None and time.time() - waiting > PATIENCE:
+            return waiting
+        return self._failing_since
 
     def run(self) -> None:
         failures = 0
@@ -253,33 +278,34 @@ class Booker(threading.Thread):
     def work(self) -> bool:
         """Books all there is; False when the database is away, and nothing is lost by that."""
         try:
-            if not self._adopted:
-                self.adopt()
-                self._adopted = True
             self.book_own()
-        except (DatabaseError, OSError) as error:
+            if time.monotonic() >= self._adopt_at:
+                self.adopt()
+                self._adopt_at = time.monotonic() + ADOPTION_PAUSE
+        except (DatabaseError, OSError, NoProvider) as error:
             self._note_failure(error)
             close_old_connections()
             connection.close()
             return False
-        if self.failing_since is not None:
-            logger.warning("the ledger is being booked again")
-            self.failing_since = None
         return True
 
     def _note_failure(self, error: Exception) -> None:
-        if self.failing_since is None:
-            self.failing_since = time.time()
+        if self._failing_since is None:
+            self._failing_since = time.time()
             logger.error("the ledger waits in the spool, the database does not take it: %s", str(error).strip())
 
+    def _note_success(self) -> None:
+        if self._failing_since is not None:
+            logger.warning("the ledger is being booked again")
+            self._failing_since = None
+
     def book_own(self) -> None:
-        while True:
+        """Up to now: what comes meanwhile waits for the next time, or a busy gateway would book for ever."""
+        another_follows = True
+        while another_follows:
             payloads, booked = self._ledger.spool.unread()
-            if not payloads:
-                booked()
-                return
             self._book(settled_only(payloads))
-            booked()
+            another_follows = booked()
 
     def adopt(self) -> None:
         """The journals of processes that are gone. Only gateway processes do this."""
@@ -304,4 +330,9 @@ class Booker(threading.Thread):
 
     def _book(self, rows: Sequence[Settled]) -> None:
         for start in range(0, len(rows), BATCH):
-            book_or_set_aside(rows[start : start + BATCH], self._prices(), self._directory / QUARANTINE)
+            self._waiting_since = time.time()
+            try:
+                book_or_set_aside(rows[start : start + BATCH], self._prices(), self._directory / QUARANTINE)
+            finally:
+                self._waiting_since = None
+            self._note_success()

@@ -224,16 +224,20 @@ class Ledger:
                 "the gateway cannot write its ledger now and answers nothing it could not book: try again in a moment",
                 retry_after=5,
             )
+        # Before it is written: whoever begins a new segment right after that must find it here and carry it over.
+        known = entry.request_id in self._open
+        self._open[entry.request_id] = entry
         try:
             self.spool.append([entry.opened_line()], self._carried)
         except SpoolFull as error:
+            if not known:
+                del self._open[entry.request_id]
             logger.critical("no request is let through: %s", error)
             raise LedgerUnavailable(
                 "the gateway's disk is full or gone, and it answers nothing it could not book:"
                 " tell its administrator, then try again",
                 retry_after=5,
             ) from error
-        self._open[entry.request_id] = entry
 
     def write_settlement(self, entry: Entry) -> None:
         try:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+logger = logging.getLogger("ccproxy.spool")
 
 SUFFIX = ".spool"
 DRAFT_SUFFIX = ".draft"
@@ -73,14 +76,21 @@ class Segment:
         self.written += done
         self._dirty = True
 
-    def read(self, start: int) -> bytes:
-        """Whole lines from `start` on."""
-        return os.pread(self._descriptor, self.written - start, start)
+    def read(self, start: int, end: int) -> bytes:
+        return os.pread(self._descriptor, end - start, start)
 
     def sync(self) -> None:
         if self._dirty:
             self._dirty = False
-            os.fdatasync(self._descriptor)
+            try:
+                self.sync_now()
+            except OSError:
+                self._dirty = True
+                raise
+
+    def sync_now(self) -> None:
+        """Even where a sync is under way: it may have begun before the last line was written."""
+        os.fdatasync(self._descriptor)
 
     def close(self, *, remove: bool) -> None:
         if remove:
@@ -114,7 +124,7 @@ class Spool:
                 segment = self._segment_for(len(lines), carry)
                 segment.append(lines)
                 if self._sync_every_line:
-                    segment.sync()
+                    segment.sync_now()
             except OSError as error:
                 raise SpoolFull(f"the spool in {self.directory} cannot be written: {error}") from error
 
@@ -126,8 +136,11 @@ class Spool:
         size = max(self._segment_bytes, 2 * (len(carried) + length))
         segment = Segment.create(self.directory / name, size)
         self._made += 1
-        if carried:
+        try:
             segment.append(carried)
+        except OSError:
+            segment.close(remove=True)
+            raise
         self._segments.append(segment)
         return segment
 
@@ -144,23 +157,27 @@ class Spool:
         for segment in finished:
             segment.close(remove=True)
 
-    def unread(self) -> tuple[list[bytes], Callable[[], None]]:
-        """Payloads not yet booked, of one segment, and what to call once they are."""
+    def unread(self) -> tuple[list[bytes], Callable[[], bool]]:
+        """Payloads not yet booked, of one segment, and what to call once they are: it says whether another follows."""
         with self._lock:
             if not self._segments:
-                return [], lambda: None
-            segment = self._segments[0]
+                return [], lambda: False
+            segment, start = self._segments[0], self._read_position
             end = segment.written
-        payloads = [payload for line in segment.read(self._read_position).splitlines() if (payload := unseal(line))]
+        payloads = [payload for line in segment.read(start, end).splitlines() if (payload := unseal(line))]
         return payloads, lambda: self._booked(segment, end)
 
-    def _booked(self, segment: Segment, end: int) -> None:
+    def _booked(self, segment: Segment, end: int) -> bool:
         with self._lock:
+            if not self._segments:  # closed meanwhile
+                return False
             self._read_position = end
-            if segment is not self._segments[-1] and end == segment.written:
+            another_follows = segment is not self._segments[-1]
+            if another_follows and end == segment.written:
                 # Only sync() closes: it may be holding this descriptor right now.
                 self._finished.append(self._segments.pop(0))
                 self._read_position = 0
+            return another_follows
 
     @property
     def backlog(self) -> int:
@@ -194,6 +211,10 @@ class Orphan:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                logger.error("the journal of a process that is gone waits until it can be read: %s", error)
+                self.release(remove=False)
+                return False
             self._files.append((path, descriptor))
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -212,10 +233,11 @@ class Orphan:
                     if not text:
                         continue
                     payload = unseal(text)
-                    if payload is None:
-                        self.damaged += 1
-                    else:
+                    if payload is not None:
                         yield payload
+                    # Without its end it was being written when the process died, and nobody has relied on it.
+                    elif line.endswith(b"\n"):
+                        self.damaged += 1
 
     def release(self, *, remove: bool) -> None:
         for path, descriptor in self._files:
@@ -233,7 +255,11 @@ class Orphan:
 
 @contextlib.contextmanager
 def orphans(directory: Path, living_owner: str) -> Iterator[Iterator[Orphan]]:
-    """The journals of the dead. One process adopts at a time; whoever comes second sees none."""
+    """The journals of the dead. One process adopts at a time; whoever comes second sees none.
+
+    A journal that is not released stays, for the next look.
+    """
+    claimed: list[Orphan] = []
     descriptor = os.open(directory / "adoption.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -241,12 +267,14 @@ def orphans(directory: Path, living_owner: str) -> Iterator[Iterator[Orphan]]:
         except OSError:
             yield iter(())
             return
-        yield _claimed(directory, living_owner)
+        yield _claimed(directory, living_owner, claimed)
     finally:
+        for orphan in claimed:
+            orphan.release(remove=False)
         os.close(descriptor)
 
 
-def _claimed(directory: Path, living_owner: str) -> Iterator[Orphan]:
+def _claimed(directory: Path, living_owner: str, claimed: list[Orphan]) -> Iterator[Orphan]:
     owners: dict[str, list[Path]] = {}
     for path in sorted(directory.glob("*" + SUFFIX)):
         owners.setdefault(path.stem.rpartition("-")[0], []).append(path)
@@ -255,6 +283,7 @@ def _claimed(directory: Path, living_owner: str) -> Iterator[Orphan]:
     for owner, paths in owners.items():
         orphan = Orphan(owner)
         if owner != living_owner and orphan.claim(paths):
+            claimed.append(orphan)
             yield orphan
 
 

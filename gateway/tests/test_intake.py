@@ -43,6 +43,7 @@ async def nothing_was_called(gateway: Gateway, upstream: Upstream) -> None:
         (REVOKED_TOKEN, "was revoked"),
         (EXPIRED_TOKEN, "has expired"),
     ],
+    ids=["none", "empty", "foreign", "mistyped", "revoked", "expired"],
 )
 async def test_a_key_that_does_not_open_is_401_and_not_retried(
     routed: Gateway, upstream: Upstream, token: str | None, said: str

@@ -28,6 +28,7 @@ class Arguments:
         self.complete = False  # one whole object is there
         self.sent = False  # something has left: nothing can be repaired any more
         self.spill = ""
+        self.is_over = False  # garbage has followed: nothing more is listened to
         self._fragments: list[str] = []
         self._held: list[str] = []
         self._depth = 0
@@ -58,7 +59,9 @@ class Arguments:
 
     def is_valid(self) -> bool:
         """Whether the call could end here, as an object or as anything else that is JSON."""
-        return self.complete or (not self.blank and not self.text.startswith("{") and parsed(self.text) is not BROKEN)
+        if self.complete or self.blank or self._fragments[0].startswith("{"):
+            return self.complete
+        return parsed(self.text) is not BROKEN
 
     def repeats(self, text: str) -> bool:
         return text.strip() == self.text or (parsed(text) is not BROKEN and same_json(parsed(text), parsed(self.text)))
@@ -66,7 +69,7 @@ class Arguments:
     def _take(self, fragment: str) -> tuple[str, str]:
         """What may leave, and what stood after the end."""
         if self.complete:
-            return "", fragment.strip()
+            return "", "" if self.is_over else fragment.strip()
         if self.blank:
             fragment = fragment.lstrip()
         if not fragment:

@@ -474,7 +474,10 @@ class ChatAnswer:
             self._name(call, function.name)
         if function is not None and function.arguments:
             self._add(call, function.arguments)
-        self._advance()
+        if self._queue and self._queue[0] is call:
+            self._send(call)
+        else:
+            self._advance()
 
     def _name(self, call: Call, name: str) -> None:
         if not call.name:
@@ -501,6 +504,7 @@ class ChatAnswer:
         """More after a complete object: another call of the same tool, run together with it, or a mere repeat."""
         if not spill.startswith("{") or self._run_together >= MOST_RUN_TOGETHER:
             self.notes.add("garbage_after_arguments")
+            call.arguments.is_over = True
             return
         self._run_together += 1
         call.next = echo = Call(call.index, echo_of=call)
@@ -586,7 +590,7 @@ class ChatAnswer:
             self._end()
         elif self._writer.started:
             raise BrokenStream("the provider closed the stream before the answer was complete")
-        elif self._is_known and "event-stream" not in self._content_type and not self._queue and not self.notes:
+        elif self._is_known and "event-stream" not in self._content_type:
             raise BrokenStream(self._not_an_answer())
         else:
             raise BrokenStream("the provider closed the stream without an answer")

@@ -82,7 +82,8 @@ def loads(data: bytes) -> Any:
         if b"\\u" not in data:
             return None
     try:
-        return json.loads(json.dumps(json.loads(data), ensure_ascii=False).encode("utf-8", "replace"))
+        text = json.dumps(json.loads(data), ensure_ascii=False)
+        return json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
     except (ValueError, RecursionError):
         return None
 

@@ -29,7 +29,8 @@ from providers.errors import (
 from providers.messages import Block, MessagesRequest
 
 LONGEST_BODY = 64 * 1024
-LONGEST_MESSAGE = 2000
+LONGEST_READ = 8000  # characters of a message that are looked at
+LONGEST_MESSAGE = 2000  # and that are told
 LONGEST_WAIT = 30  # seconds: told to wait longer, clients give up at once
 USUAL_WAIT = 5
 
@@ -96,9 +97,9 @@ def report_of(status: int, headers: Mapping[str, str], body: bytes) -> Report:
         text = body.decode("utf-8", "replace").strip()
         if text[:1] == "<" or "html" in headers.get("content-type", ""):
             text = f"the provider answered HTTP {status} with a web page instead of an API error"
-        return Report(status, text, headers=headers)
+        return Report(status, text[:LONGEST_READ], headers=headers)
     report = _report(status, decoded, headers)
-    return report or Report(status, body.decode("utf-8", "replace"), headers=headers)
+    return report or Report(status, body[:LONGEST_READ].decode("utf-8", "replace"), headers=headers)
 
 
 def _unpacked(body: bytes) -> bytes:
@@ -133,7 +134,7 @@ def _report(status: int, decoded: Any, headers: Mapping[str, str]) -> Report | N
     code = next((fields[name] for name in ("code", "status") if fields.get(name) not in (None, "")), "")
     kind = fields.get("type") if isinstance(fields.get("type"), str) else ""
     status = _status(status, code, str(kind), fields)
-    return Report(status, message, str(code), str(kind), fields, headers)
+    return Report(status, message[:LONGEST_READ], str(code), str(kind), fields, headers)
 
 
 def _message(fields: Mapping[str, Any]) -> str:
@@ -523,7 +524,7 @@ def _until(date: str, now: str) -> float | None:
 
 REMOVED = "[removed]"
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\b([a-z][a-z0-9+.-]*://)[^/\s:@]*:[^/\s@]*@", re.I), rf"\1{REMOVED}@"),
+    (re.compile(r"\b([a-z][a-z0-9+.-]{0,20}://)[^/\s:@]*:[^/\s@]*@", re.I), rf"\1{REMOVED}@"),
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=*-]{6,}", re.I), rf"\1 {REMOVED}"),
     (
         re.compile(r"\b(?:sk|pk|rk|ak|gsk|xai|hf|ghp|gho|glpat|ccp|nvapi|fw|pplx|r8|tgp|csk)[-_][\w*.-]{6,}", re.I),
@@ -533,15 +534,15 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(
             r"((?:x-)?api[-_ ]?key|access[-_]?token|client[-_]?secret|password|secret|token|key)"
-            r"(['\"]?\s*[=:]\s*['\"]?)(?=[^\s'\"&,;]*\d)[^\s'\"&,;]{8,}",
+            r"(['\"]?\s*[=:]\s*['\"]?)(?=[^\s'\"&,;]{0,200}\d)[^\s'\"&,;]{8,}",
             re.I,
         ),
         rf"\1\2{REMOVED}",
     ),
-    (re.compile(r"(?=[\w+/=-]*\d)(?=[\w+/=-]*[A-Z])(?=[\w+/=-]*[a-z])(?<![\w+/=-])[\w+/=-]{40,}"), REMOVED),
+    (re.compile(r"(?<![\w+/=-])(?=[\w+/=-]*\d)(?=[\w+/=-]*[A-Z])(?=[\w+/=-]*[a-z])[\w+/=-]{40,}"), REMOVED),
 )
 _HOSTS = re.compile(
-    r"(?<![\w.])(?:"
+    r"(?<![\w.-])(?:"
     r"(?:10|127)(?:\.\d{1,3}){3}|192\.168(?:\.\d{1,3}){2}|169\.254(?:\.\d{1,3}){2}|172\.(?:1[6-9]|2\d|3[01])(?:\.\d{1,3}){2}"
     r"|100\.(?:6[4-9]|[7-9]\d|1[01]\d|12[0-7])(?:\.\d{1,3}){2}"
     r"|\[(?:::1|f[cde][0-9a-f:]*)\]|f[cd][0-9a-f]{2}:[0-9a-f:]+|fe80:[0-9a-f:]+"
@@ -554,7 +555,7 @@ _HOSTS = re.compile(
 
 def scrub(text: str) -> str:
     """Without keys, tokens, URL credentials and the addresses of inner hosts; at most LONGEST_MESSAGE long."""
-    text = text[: 4 * LONGEST_MESSAGE]
+    text = text[:LONGEST_READ]
     for secret, instead in _SECRETS:
         text = secret.sub(instead, text)
     text = _HOSTS.sub("[internal host]", text)

@@ -16,6 +16,7 @@ class ThinkTags:
     def __init__(self, *, opened: bool) -> None:
         self._held = ""
         self._place = "inside" if opened else "before"
+        self._is_fresh = True  # nothing has been thought yet
 
     @property
     def is_over(self) -> bool:
@@ -41,13 +42,14 @@ class ThinkTags:
     def _look_for_start(self) -> None:
         beginning = self._held.lstrip()
         if beginning.startswith(START):
-            self._held = beginning.removeprefix(START).lstrip("\n")
+            self._held = beginning.removeprefix(START)
             self._place = "inside"
         elif not START.startswith(beginning):
             self._place = "after"
 
     def _inside(self) -> Iterator[Piece]:
-        thought, tag, rest = self._held.partition(END)
+        held = self._held.lstrip("\n") if self._is_fresh else self._held
+        thought, tag, rest = held.partition(END)
         if tag:
             self._held, self._place = rest, "behind"
         else:
@@ -56,6 +58,7 @@ class ThinkTags:
             self._held = thought[len(thought) - tail :]
             thought = thought[: len(thought) - tail]
         if thought:
+            self._is_fresh = False
             yield "thinking", thought
 
     def _take(self) -> str:

@@ -63,7 +63,7 @@ def chunk(delta: Json | None = None, finish: str | None = None, **fields: Any) -
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
-def call(index: int | None = 0, arguments: Any = None, name: str | None = None, id: str | None = None) -> Json:  # noqa: A002
+def call(index: int | None = 0, arguments: Any = None, name: str | None = None, id: str | None = None) -> Json:
     entry: Json = {"function": {"arguments": arguments, "name": name}, "id": id, "index": index}
     return {"tool_calls": [{key: value for key, value in entry.items() if value is not None}]}
 

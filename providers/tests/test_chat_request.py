@@ -50,19 +50,19 @@ def text(text: str) -> Any:
     return {"type": "text", "text": text}
 
 
-def use(id: str, name: str = "Read", **given: Any) -> Any:  # noqa: A002
+def use(id: str, name: str = "Read", **given: Any) -> Any:
     return {"type": "tool_use", "id": id, "name": name, "input": given}
 
 
-def result(id: str, content: Any = "done", **fields: Any) -> Any:  # noqa: A002
+def result(id: str, content: Any = "done", **fields: Any) -> Any:
     return {"type": "tool_result", "tool_use_id": id, "content": content, **fields}
 
 
-def sent_call(id: str, name: str = "Read", arguments: str = "{}") -> Any:  # noqa: A002
+def sent_call(id: str, name: str = "Read", arguments: str = "{}") -> Any:
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def sent_result(id: str, content: str) -> Any:  # noqa: A002
+def sent_result(id: str, content: str) -> Any:
     return {"role": "tool", "tool_call_id": id, "content": content}
 
 
@@ -843,7 +843,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(HISTORIES, OPTIONS)
 def test_any_history_becomes_a_valid_one(history: list[Any], options: dict[str, Any]) -> None:
     sent = messages(*history, options=options)

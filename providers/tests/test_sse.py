@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,7 +67,7 @@ PIECES = st.sampled_from(
 def test_any_split_of_the_bytes_gives_the_same_events(parts: list[bytes], cuts: list[int], bom: bool) -> None:
     stream = b"".join([b"\xef\xbb\xbf"] * bom + parts)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    assert read(*[stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]) == read(stream)
+    assert read(*[stream[start:end] for start, end in pairwise(edges)]) == read(stream)
     assert read(*[stream[at : at + 1] for at in range(len(stream))]) == read(stream)
 
 
@@ -79,10 +81,8 @@ def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_event_of_too_many_lines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "LONGEST", 1000)
-    reader = Reader()
     with pytest.raises(BrokenStream):
-        for _ in range(200):
-            reader.feed(b"data: xxxxx\n")
+        read(*[b"data: xxxxx\n"] * 200)
 
 
 def test_many_events_longer_than_the_limit_together_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,6 +16,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
 
 from ccproxy_site import keyring
 
@@ -89,7 +94,7 @@ class Installation:
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = environment(folder, **extra)
         self.log = folder / "serve.log"
-        self._options = [] if worker else ["--no-worker"]
+        self.worker = worker
         self.process: subprocess.Popen[bytes] | None = None
 
     def manage(self, *arguments: str) -> str:
@@ -112,12 +117,28 @@ class Installation:
         return [json.loads(line) for line in text.splitlines()]
 
     def start(self) -> None:
-        command = [*MANAGE, "serve", "--port", str(self.port), *self._options]
+        self.spawn()
+        self.wait_until_ready()
+
+    def spawn(self) -> None:
+        command = [*MANAGE, "serve", "--port", str(self.port), *([] if self.worker else ["--no-worker"])]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
-        self.wait_until_ready()
+
+    def health(self) -> dict[str, Any]:
+        """What /health says, whatever its status is, which is added as `http`."""
+        try:
+            with urllib.request.urlopen(self.url + "/health", timeout=5) as reply:
+                return {**json.load(reply), "http": reply.status}
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return {**json.load(refusal), "http": refusal.code}
+
+    @property
+    def spool(self) -> Path:
+        return self.folder / "var" / "spool"
 
     def wait_until_ready(self, seconds: float = PATIENCE) -> None:
         until = time.monotonic() + seconds
@@ -145,13 +166,18 @@ class Installation:
         return [self.process.pid, *descendants(self.process.pid)]
 
     def kill(self) -> None:
-        """-9 for everyone, the supervisor first."""
-        for pid in self.family():
+        """-9 for everyone, the supervisor first; nobody is left when it returns."""
+        family = self.family()
+        for pid in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         assert self.process is not None
         self.process.wait(10)
         self.process = None
+        until = time.monotonic() + 10
+        while any(lives(pid) for pid in family):
+            assert time.monotonic() < until, f"some of {family} outlived -9"
+            time.sleep(0.005)
 
     def stop(self) -> int:
         if self.process is None:
@@ -162,10 +188,11 @@ class Installation:
         return code
 
     def wait_until_booked(self, seconds: float = PATIENCE) -> None:
-        """Until the spool holds nothing that is not in the database."""
+        """Until the spools, also those of dead processes, hold nothing that is not in the database."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            if get_json(self.url + "/health/ready")["spool_backlog_bytes"] == 0:
+            owners = {path.stem.rpartition("-")[0] for path in self.spool.glob("*.spool")}
+            if len(owners) <= 1 and self.health()["spool_backlog_bytes"] == 0:
                 return
             time.sleep(0.05)
         raise AssertionError("the spool was not booked in time")
@@ -178,6 +205,34 @@ def descendants(pid: int) -> list[int]:
         for child in map(int, children.read_text().split()):
             found += [child, *descendants(child)]
     return found
+
+
+def lives(pid: int) -> bool:
+    """A zombie does not: it waits for somebody to ask how it ended, and holds nothing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@contextlib.contextmanager
+def database(kind: str) -> Iterator[dict[str, str]]:
+    """The environment of an installation on "sqlite", or on "postgres" with a database that leaves with the block."""
+    if kind == "sqlite":
+        yield {}
+        return
+    server = os.environ.get("DATABASE_URL", "")
+    if not server.startswith("postgres"):
+        reason = "DATABASE_URL names no PostgreSQL"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    name = f"ccproxy_e2e_{secrets.token_hex(4)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        try:
+            url = urlsplit(server)._replace(path=f"/{name}").geturl()
+            yield {"DATABASE_URL": url, **{secret: make() for secret, make in keyring.MAKERS.items()}}
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @contextlib.contextmanager

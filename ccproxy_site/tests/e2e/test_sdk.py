@@ -165,19 +165,21 @@ def test_every_model_is_listed_once_over_several_pages(client: anthropic.Anthrop
     listed = list(client.models.list(limit=10))
 
     assert sorted(model.id for model in listed) == expected
-    assert all(model.type == "model" and model.display_name and model.created_at for model in listed)
+    assert all(model.display_name and model.created_at for model in listed)
     assert client.models.retrieve(listed[-1].id) == listed[-1]
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
 def test_an_upstream_error_has_its_type(house: House, upstream: str) -> None:
+    """In the middle of a stream, too; Chat Completions has no word for overloaded there."""
+    said = {"anthropic": "overloaded_error", "openai": "api_error"}[upstream]
     house.mock.queue({"status": 529})
     with house.client(max_retries=0) as client, pytest.raises(anthropic.OverloadedError) as overloaded:
         client.messages.create(model=MODELS[upstream], max_tokens=10, messages=QUESTION)
     house.mock.queue({"error_in_stream": 2, "text": "Half of an answ"})
     with (
         house.client() as client,
-        pytest.raises(anthropic.APIStatusError, match="told to answer 529"),
+        pytest.raises(anthropic.APIStatusError, match=said),
         client.messages.stream(model=MODELS[upstream], max_tokens=10, messages=QUESTION) as stream,
     ):
         stream.get_final_message()
