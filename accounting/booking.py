@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import InvalidOperation
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from django.db import DatabaseError, DataError, IntegrityError, close_old_connections, connection, transaction
 
-from accounting.ledger import ESTIMATED, INTERRUPTED, Attempt, Ledger, Line, Opened, Progress, Row, Settled, decode_line
+from accounting.ledger import ESTIMATED, INTERRUPTED, Attempt, Ledger, Line, Opened, Progress, Settled, decode_line
 from accounting.models import DirtyQuarter, UsageAttempt, UsageRecord
-from accounting.prices import PriceList, Rates
+from accounting.prices import PriceList
+from accounting.rows import attempts_of, insert, record_of, stored_moment
 from accounting.spool import Orphan, orphans
 from providers.errors import NoProvider
 
@@ -29,7 +29,6 @@ BATCH = 500
 ADOPTION_PAUSE = 30.0
 # Seconds after which a database that has not answered counts as away.
 PATIENCE = 5.0
-MOST_MILLISECONDS = 2**31 - 1
 QUARTER = 15 * 60
 QUARANTINE = "quarantine.jsonl"
 # What a database says of the row itself; anything else is the database's own trouble and is tried again.
@@ -40,19 +39,12 @@ def book(batch: Sequence[Settled], prices: PriceList) -> None:
     """All rows or none. A row that stands already is left as it is: a request id is booked once."""
     records = [record_of(settled, prices) for settled in batch]
     attempts = [attempt for settled in batch for attempt in attempts_of(settled, prices)]
-    quarters = sorted({_quarter(settled.row.started_at) for settled in batch})
+    quarters = sorted({settled.row.started_at // QUARTER * QUARTER for settled in batch})
     with transaction.atomic():
         # Sorted, so that two processes that book the same rows wait for each other in one order.
-        UsageRecord.objects.bulk_create(sorted(records, key=lambda r: r.request_id), ignore_conflicts=True)
-        _require({record.request_id for record in records})
-        UsageAttempt.objects.bulk_create(sorted(attempts, key=lambda a: (a.record_id, a.number)), ignore_conflicts=True)
-        DirtyQuarter.objects.bulk_create([DirtyQuarter(starts_at=moment) for moment in quarters], ignore_conflicts=True)
-
-
-def _require(request_ids: set[str]) -> None:
-    """Where conflicts are ignored, SQLite drops in silence whatever breaks any rule of the table."""
-    if UsageRecord.objects.filter(request_id__in=request_ids).count() < len(request_ids):
-        raise IntegrityError("the database dropped the row without a word")
+        insert(UsageRecord, sorted(records, key=itemgetter("request_id")), unique=["request_id"])
+        insert(UsageAttempt, sorted(attempts, key=itemgetter("record_id", "number")), unique=["record_id", "number"])
+        insert(DirtyQuarter, [{"starts_at": stored_moment(each)} for each in quarters], unique=["starts_at"])
 
 
 def book_or_set_aside(batch: Sequence[Settled], prices: PriceList, quarantine: Path) -> None:
@@ -78,89 +70,6 @@ def _set_aside(settled: Settled, error: Exception, quarantine: Path) -> None:
     logger.critical(
         "the database refused the row of %s, it is kept in %s: %s", settled.row.request_id, quarantine, error
     )
-
-
-def record_of(settled: Settled, prices: PriceList) -> UsageRecord:
-    row, last = settled.row, settled.attempts[-1]
-    rates = _rates(last, row, prices)
-    return UsageRecord(
-        request_id=row.request_id,
-        client_request_id=row.client_request_id,
-        session_id=row.session_id,
-        started_at=_moment(row.started_at),
-        finished_at=_moment(row.finished_at),
-        api_key_id=row.key_id,
-        key=row.key,
-        owner=row.owner,
-        cost_centre=row.cost_centre,
-        model=row.model,
-        streamed=row.streamed,
-        status=row.status,
-        stop_reason=row.stop_reason,
-        reason=row.reason,
-        # A clock that is set back makes it negative.
-        first_byte_ms=row.first_byte_ms and min(max(row.first_byte_ms, 0), MOST_MILLISECONDS),
-        price=_price(rates),
-        attempt_count=len(settled.attempts),
-        attempts_cost=_together(settled, prices),
-        **_call(last, rates),
-    )
-
-
-def attempts_of(settled: Settled, prices: PriceList) -> Iterable[UsageAttempt]:
-    for attempt in settled.attempts:
-        yield UsageAttempt(
-            record_id=settled.row.request_id,
-            number=attempt.number,
-            started_at=_moment(attempt.started_at),
-            finished_at=_moment(attempt.finished_at),
-            upstream_id=attempt.upstream_id,
-            reached=attempt.reached,
-            status=attempt.status,
-            reason=attempt.reason,
-            **_call(attempt, _rates(attempt, settled.row, prices)),
-        )
-
-
-def _call(attempt: Attempt, rates: Rates | None) -> dict[str, Any]:
-    """The columns that rows and attempts share."""
-    return {
-        "provider_ref_id": attempt.provider_id,
-        "provider": attempt.provider,
-        "upstream_model": attempt.upstream_model,
-        **msgspec.structs.asdict(attempt.usage),
-        "source": attempt.source,
-        "method": attempt.method,
-        "cost": rates.cost(attempt.usage) if rates else None,
-        "currency": rates.currency if rates else "",
-    }
-
-
-def _rates(attempt: Attempt, row: Row, prices: PriceList) -> Rates | None:
-    return prices.at(_moment(row.started_at), attempt.provider_id, attempt.upstream_model)
-
-
-def _price(rates: Rates | None) -> dict[str, Any] | None:
-    return None if rates is None else {name: str(value) for name, value in msgspec.structs.asdict(rates).items()}
-
-
-def _together(settled: Settled, prices: PriceList) -> Decimal | None:
-    """None as soon as one attempt's price is unknown: a sum with a hole is no sum."""
-    total = Decimal(0)
-    for attempt in settled.attempts:
-        rates = _rates(attempt, settled.row, prices)
-        if rates is None:
-            return None
-        total += rates.cost(attempt.usage)
-    return total
-
-
-def _moment(seconds: float) -> dt.datetime:
-    return dt.datetime.fromtimestamp(seconds, dt.UTC)
-
-
-def _quarter(seconds: float) -> dt.datetime:
-    return _moment(seconds - seconds % QUARTER)
 
 
 def settled_only(payloads: Iterable[bytes]) -> list[Settled]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import hmac
 
 from django.conf import settings
 
-from providers.identity import BASE62, base62, random_base62
+from providers.identity import BASE62, base62, secret_base62
 
 MARK = "ccp_"
 BODY, CHECK = 30, 6
@@ -15,7 +15,7 @@ LENGTH = len(MARK) + BODY + CHECK
 
 
 def mint() -> str:
-    body = random_base62(BODY)
+    body = secret_base62(BODY)
     return MARK + body + _checksum(body)
 
 
@@ -26,7 +26,12 @@ def is_well_formed(token: str) -> bool:
 
 
 def digest(token: str) -> str:
-    return hmac.digest(settings.KEY_DIGEST_SECRET.encode(), token.encode(), "sha256").hex()
+    return hashlib.blake2b(token.encode(), key=_digest_key(settings.KEY_DIGEST_SECRET), digest_size=32).hexdigest()
+
+
+@functools.cache
+def _digest_key(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
 
 
 def prefix(token: str) -> str:

@@ -20,6 +20,10 @@ class Scenario:
     chunks: int = 0  # of a stream; 0 is a plain reply of PLAIN_BYTES
     pause: float = 0.0  # seconds between chunks; 0: as fast as the upstream writes
     connections: int = 16
+    # What is asked: so many messages of so many characters, and so many tools.
+    messages: int = 1
+    characters: int = 60
+    tools: int = 0
 
     @property
     def model(self) -> str:
@@ -43,8 +47,14 @@ class Scenario:
     @cached_property
     def request(self) -> bytes:
         """The body that the client sends."""
-        question = {"role": "user", "content": "How much of a server's time does a gateway take?"}
-        body = {"model": self.model, "max_tokens": 1024, "stream": self.streams, "messages": [question]}
+        body: dict[str, Any] = {"model": self.model, "max_tokens": 1024, "stream": self.streams}
+        roles = ("user", "assistant")
+        body["messages"] = [
+            {"role": roles[number % 2], "content": ("What does a gateway cost? " * self.characters)[: self.characters]}
+            for number in range(self.messages)
+        ]
+        if self.tools:
+            body["tools"] = [tool(number) for number in range(self.tools)]
         return dumped(body)
 
 
@@ -69,6 +79,12 @@ def message(scenario: Scenario, text: str) -> dict[str, Any]:
         "stop_sequence": None,
         "usage": {"input_tokens": INPUT_TOKENS, "output_tokens": scenario.output_tokens},
     }
+
+
+def tool(number: int) -> dict[str, Any]:
+    path = {"type": "string", "description": "The absolute path of the file to work on"}
+    schema = {"type": "object", "properties": {"path": path}, "required": ["path"]}
+    return {"name": f"tool_{number}", "description": "Works on one file. " * 20, "input_schema": schema}
 
 
 def dumped(document: Any) -> bytes:

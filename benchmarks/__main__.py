@@ -31,7 +31,7 @@ class Effort:
 
 
 FULL = Effort(rounds=7, seconds=2.0, warm_up=1.0)
-QUICK = Effort(rounds=3, seconds=0.6, warm_up=0.3)
+QUICK = Effort(rounds=3, seconds=0.5, warm_up=0.2)
 
 
 def main() -> int:

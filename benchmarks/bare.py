@@ -19,7 +19,10 @@ Message = dict[str, Any]
 async def application(
     scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
 ) -> None:
-    """Reads the body, then sends the answer that the path names: whole, or chunk by chunk, one send each."""
+    """Reads the body, then sends the answer that the path names: whole, or chunk by chunk, one send each.
+
+    Between two sends the event loop gets its turn, or Daphne would write all of them to the socket as one.
+    """
     while (await receive()).get("more_body"):
         pass
     pieces = ANSWERS[scope["path"]]

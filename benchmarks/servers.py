@@ -20,7 +20,6 @@ from ccproxy_site.tests.e2e.family import ROOT, Installation, descendants, free_
 
 PATIENCE = 20.0
 TICKS = os.sysconf("SC_CLK_TCK")
-KEY = "bench"
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,8 @@ def gateway(folder: Path, upstream_url: str, language: str, processor: frozenset
     """The real one, with everything on that an answer needs in the end: key, route, price, ledger."""
     with installation(folder, LOG_LEVEL="WARNING") as house:
         house.manage("migrate", "--verbosity", "0")
-        told = house.apply(configuration(upstream_url, language))
-        key = next(line.split()[-1] for line in told.splitlines() if line.startswith(f"{KEY}: "))
+        house.apply(configuration(upstream_url, language))
+        key = house.issue_key("bench")
         with on(processor):
             house.start()
         address = Address(house.port, "/v1/messages", (f"authorization: Bearer {key}",))
@@ -129,7 +128,6 @@ def configuration(upstream_url: str, language: str) -> dict[str, Any]:
     return {
         "providers": [{"name": "upstream", "type": language, "base_url": upstream_url, "auth_value": "sk-upstream"}],
         "model_routes": {MODEL_PREFIX + "*": [{"provider": "upstream"}]},
-        "keys": [{"name": KEY}],
         "prices": [{"model": MODEL_PREFIX + "*", "valid_from": "2026-01-01", "input": 3, "output": 15}],
     }
 

@@ -29,6 +29,10 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
+# Seconds before anybody listens whether the client is still there.
+UNWATCHED = 0.03
+
+
 class ClientLeft(Exception):
     """Before its request was complete."""
 
@@ -46,16 +50,42 @@ class LeanHandler:
         except TooLarge as error:
             await send_response(api.error_reply(request, error), scope, send)
             return
-        task = asyncio.current_task()
-        watch = asyncio.ensure_future(cancel_when_left(receive, task))
-        try:
+        async with WhileClientStays(receive):
             response = await respond(request)
             await send_response(response, scope, send)
-        except asyncio.CancelledError:
-            if not watch.done():
-                raise  # the server's wish, not the client's
-        finally:
-            watch.cancel()
+
+
+class WhileClientStays:
+    """Cancels the block, and leaves it quietly, when the client is gone.
+
+    Listening takes a task, and most plain answers are gone sooner than anybody could leave: it begins a little later.
+    A client that has left by then is noticed at once, since the server keeps its message.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._watch: asyncio.Task[None] | None = None
+        self._has_left = False
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(UNWATCHED, self._start)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+        return self._has_left and kind is asyncio.CancelledError
+
+    def _start(self) -> None:
+        self._watch = asyncio.ensure_future(self._listen())
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._has_left = True
+        if self._task is not None:
+            self._task.cancel()
 
 
 async def read_body(scope: dict[str, Any], receive: Receive, most: int) -> bytes:
@@ -81,13 +111,6 @@ def too_large(most: int) -> TooLarge:
     return TooLarge(
         f"the body is larger than the {most} bytes this gateway takes: shorten the conversation or compact it"
     )
-
-
-async def cancel_when_left(receive: Receive, task: asyncio.Task[None] | None) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    if task is not None:
-        task.cancel()
 
 
 async def respond(request: ASGIRequest) -> HttpResponseBase:

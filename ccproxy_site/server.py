@@ -25,7 +25,7 @@ def use_uvloop() -> None:
 
 def serve(host: str, port: int) -> None:
     use_uvloop()
-    from daphne.server import Server
+    from ccproxy_site.listener import Server  # isort: skip
 
     from ccproxy_site.asgi import application
     from gateway import runtime

@@ -43,7 +43,7 @@ class Runtime:
             sync_seconds=settings.SPOOL_SYNC_SECONDS,
             progress_seconds=settings.SPOOL_PROGRESS_SECONDS,
         )
-        self.booker = Booker(self.ledger, self._prices, pause=settings.SPOOL_SYNC_SECONDS)
+        self.booker = Booker(self.ledger, self._prices, pause=settings.BOOKING_SECONDS)
         self.upstreams = Upstreams()
         # Providers that do not count tokens, and until when they are not asked again.
         self.not_counting: dict[int, float] = {}

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import DataError, OperationalError, connection
@@ -161,7 +162,7 @@ def test_a_row_the_database_refuses_is_set_aside_and_the_others_are_booked(
     bad = finished(ledger, model="poison")
     honest = booking.record_of
 
-    def strict(settled: Settled, prices: PriceList) -> UsageRecord:
+    def strict(settled: Settled, prices: PriceList) -> dict[str, Any]:
         if settled.row.model == "poison":
             raise DataError("value out of range")
         return honest(settled, prices)

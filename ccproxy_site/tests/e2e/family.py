@@ -112,6 +112,16 @@ class Installation:
     def issue_key(self, name: str = "tester", *options: str) -> str:
         return self.manage("issue_key", name, *options).splitlines()[-1]
 
+    def first_login(self) -> dict[str, str]:
+        """The password and the key that only the first start has told, once it has."""
+        until = time.monotonic() + PATIENCE
+        while "\n  claude\n" not in self.log.read_text():
+            assert time.monotonic() < until, "the first start has not told where it is"
+            time.sleep(0.05)
+        lines = (self.folder / "var" / "first-login.txt").read_text().splitlines()
+        told = dict(line.split(maxsplit=1) for line in lines)
+        return {"password": told["administrator"].removeprefix("admin / "), "key": told["key"]}
+
     def ledger(self, *options: str) -> list[dict[str, Any]]:
         text = self.manage("export_usage", "--format", "jsonl", *options)
         return [json.loads(line) for line in text.splitlines()]

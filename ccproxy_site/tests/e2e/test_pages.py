@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from accounting import keys
 from ccproxy_site.tests.e2e.family import Installation, installation, mock
 
 pytestmark = pytest.mark.e2e
@@ -39,7 +40,6 @@ OPTIONS = [
 ]
 WIDTH, HEIGHT = 1440, 900
 PATIENCE = 30.0
-PASSWORD = "a password for a test"
 # Sections that must be among those the admin's first page links to.
 EXPECTED = {
     "accounting/apikey",
@@ -62,11 +62,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
             pytest.fail(reason)
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("house")
-    with mock(folder) as upstream, installation(folder, DJANGO_SUPERUSER_PASSWORD=PASSWORD) as gateway:
+    with mock(folder) as upstream, installation(folder) as gateway:
         gateway.start()
-        gateway.apply(configuration(upstream.url))
-        gateway.manage("createsuperuser", "--noinput", "--username", "alice", "--email", "alice@example.org")
-        key = gateway.issue_key("bob", "--owner", "bob@example.org", "--cost-centre", "R&D")
+        key = keys.mint()
+        gateway.apply(configuration(upstream.url, key))
         gateway.wait_until_key_works(key)
         upstream.queue({"status": 529}, {"text": "From the second."})
         for model in ("claude-opus-5-5", "claude-haiku-5-5"):
@@ -75,7 +74,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
         yield gateway
 
 
-def configuration(url: str) -> dict[str, Any]:
+def configuration(url: str, key: str) -> dict[str, Any]:
     there = {"type": "anthropic", "base_url": url, "auth_value": "sk-upstream"}
     return {
         "cost_centres": [{"code": "R&D", "name": "Research"}],
@@ -89,7 +88,11 @@ def configuration(url: str) -> dict[str, Any]:
             "*haiku*": [{"provider": "second"}],
             "*": [{"provider": "idle", "model": "vendor/a-model-with-a-long-name-2026-11-20"}],
         },
-        "keys": [{"name": "carol", "models": ["*haiku*"], "expires": "2031-01-31"}, {"name": "dan", "revoked": True}],
+        "keys": [
+            {"name": "bob", "owner": "bob@example.org", "cost_centre": "R&D", "token": key},
+            {"name": "carol", "models": ["*haiku*"], "expires": "2031-01-31"},
+            {"name": "dan", "revoked": True},
+        ],
         "prices": [{"model": "*haiku*", "input": "0.8", "output": 4, "cache_read": "0.08", "source": "a list"}],
     }
 
@@ -233,8 +236,8 @@ async def test_every_page_of_the_admin_opens_without_an_error(
         await page.open(house.url + "/admin/")
         await look("login")
         await page.submit(
-            f"""document.querySelector('[name=username]').value = 'alice';
-            document.querySelector('[name=password]').value = {json.dumps(PASSWORD)};
+            f"""document.querySelector('[name=username]').value = 'admin';
+            document.querySelector('[name=password]').value = {json.dumps(house.first_login()["password"])};
             document.querySelector('form:has([name=password])').submit()"""
         )
         await look("index")
