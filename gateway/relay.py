@@ -323,7 +323,7 @@ class Relay:
             return
         row, last = self.entry.row, self.entry.attempts[-1]
         requests_log.info(
-            "request_completed %s key=%s model=%s provider=%s status=%s attempts=%d messages=%d ms=%d input=%d output=%d",
+            "request_completed %s key=%s model=%s provider=%s status=%s attempts=%d messages=%d ms=%d in=%d out=%d",
             row.request_id,
             row.key,
             row.model,

@@ -153,7 +153,8 @@ class ModelRouteAdmin(ModelAdmin):
     inlines = (TargetInline,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ModelRoute]:
-        return super().get_queryset(request).prefetch_related("targets__provider")
+        routes: QuerySet[ModelRoute] = super().get_queryset(request)
+        return routes.prefetch_related("targets__provider")
 
     @admin.display(description="Served by")
     def served_by(self, route: ModelRoute) -> str:

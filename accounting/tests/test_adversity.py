@@ -16,6 +16,7 @@ from accounting.booking import Booker, Keeper, reconstruct
 from accounting.ledger import Ledger, Settled, decode_line
 from accounting.models import UsageAttempt, UsageRecord
 from accounting.prices import PriceList
+from accounting.rows import record_of
 from accounting.spool import Segment, Spool, SpoolFull, orphans, seal
 from accounting.tests.conftest import CANDIDATE, begin, finished
 from providers.errors import LedgerUnavailable, NoProvider
@@ -166,7 +167,7 @@ def test_a_clock_that_was_set_back_costs_no_row(ledger: Ledger) -> None:
 
 def test_a_row_that_the_database_drops_in_silence_is_set_aside(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = finished(ledger), finished(ledger, model="poison")
-    honest = booking.record_of
+    honest = record_of
 
     def negative(settled: Settled, prices: PriceList) -> dict[str, Any]:
         record = honest(settled, prices)

@@ -16,6 +16,7 @@ from accounting.booking import Booker, book, reconstruct, settled_only
 from accounting.ledger import CANCELLED, Ledger, Settled, decode_line
 from accounting.models import DirtyQuarter, UsageAttempt, UsageRecord
 from accounting.prices import PriceList, Rates
+from accounting.rows import record_of
 from accounting.spool import Spool, SpoolFull
 from accounting.tests.conftest import CANDIDATE, begin, finished
 from providers.errors import LedgerUnavailable
@@ -160,7 +161,7 @@ def test_a_row_the_database_refuses_is_set_aside_and_the_others_are_booked(
 ) -> None:
     good = [finished(ledger) for _ in range(6)]
     bad = finished(ledger, model="poison")
-    honest = booking.record_of
+    honest = record_of
 
     def strict(settled: Settled, prices: PriceList) -> dict[str, Any]:
         if settled.row.model == "poison":

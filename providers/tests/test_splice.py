@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from providers.splice import element_spans, keep_elements, member_spans, replace_members
 
-ODD = b'{ "model" : "a\\"b" ,\n"n":1.0e5,"b":123456789012345678901, "messages":[{"model":"inner"}] ,"s":"\\u00e9\xc3\xa9"}'
+ODD = b'{ "model" : "a\\"b" ,\n"n":1.0e5,"b":123456789012345678, "messages":[{"model":"inner"}] ,"s":"\\u00e9\xc3\xa9"}'
 
 
 def test_only_the_value_changes() -> None:
