@@ -22,6 +22,9 @@ from providers.usage import Usage
 
 logger = logging.getLogger("ccproxy.ledger")
 
+# Bytes that stay free for the settlement of every running request: a disk that fills up meanwhile cannot refuse it.
+SETTLEMENT_ROOM = 2048
+
 COMPLETED, CUT, CANCELLED, FAILED, INTERRUPTED = "completed", "cut", "cancelled", "failed", "interrupted"
 UPSTREAM, COUNTED, ESTIMATED = "upstream", "counted", "estimated"
 
@@ -218,6 +221,10 @@ class Ledger:
     def unwritten(self) -> int:
         return len(self._unwritten)
 
+    @property
+    def _promised(self) -> int:
+        return SETTLEMENT_ROOM * len(self._open)
+
     def write_intent(self, entry: Entry) -> None:
         if self._unwritten:
             raise LedgerUnavailable(
@@ -228,7 +235,7 @@ class Ledger:
         known = entry.request_id in self._open
         self._open[entry.request_id] = entry
         try:
-            self.spool.append([entry.opened_line()], self._carried)
+            self.spool.append([entry.opened_line()], self._carried, self._promised)
         except SpoolFull as error:
             if not known:
                 del self._open[entry.request_id]
@@ -267,7 +274,7 @@ class Ledger:
         lines = [line for entry in [*self._open.values()] if (line := entry.progress_line())]
         if lines:
             try:
-                self.spool.append(lines, self._carried)
+                self.spool.append(lines, self._carried, self._promised)
             except SpoolFull as error:
                 logger.error("no progress could be noted: %s", error)
 

@@ -110,32 +110,32 @@ class Spool:
         self._finished: list[Segment] = []
         self._made = 0
         self._read_position = 0  # in the oldest segment
+        self._needed = 0  # by the line before, with what it had to leave free
         self._lock = threading.Lock()
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def append(self, payloads: Iterable[bytes], carry: Callable[[], Iterable[bytes]]) -> None:
+    def append(self, payloads: Iterable[bytes], carry: Callable[[], Iterable[bytes]], leave_free: int = 0) -> None:
         """All payloads in one write. `carry` gives the lines that a new segment must begin with.
 
-        Raises SpoolFull when nothing could be written.
+        `leave_free` bytes remain in the segment for lines that must find room on a full disk. Raises SpoolFull when
+        nothing could be written.
         """
         lines = b"".join(map(seal, payloads))
         with self._lock:
             try:
-                segment = self._segment_for(len(lines), carry)
+                self._needed = len(lines) + leave_free
+                segment = self._segment_for(len(lines), leave_free, carry)
                 segment.append(lines)
                 if self._sync_every_line:
                     segment.sync_now()
             except OSError as error:
                 raise SpoolFull(f"the spool in {self.directory} cannot be written: {error}") from error
 
-    def _segment_for(self, length: int, carry: Callable[[], Iterable[bytes]]) -> Segment:
-        if self._segments and self._segments[-1].has_room(length):
+    def _segment_for(self, length: int, leave_free: int, carry: Callable[[], Iterable[bytes]]) -> Segment:
+        if self._segments and self._segments[-1].has_room(length + leave_free):
             return self._segments[-1]
         carried = b"".join(map(seal, carry()))
-        name = f"{self.owner}-{self._made:06}{SUFFIX}"
-        size = max(self._segment_bytes, 2 * (len(carried) + length))
-        segment = Segment.create(self.directory / name, size)
-        self._made += 1
+        segment = self._create(max(self._segment_bytes, 2 * (len(carried) + length + leave_free)))
         try:
             segment.append(carried)
         except OSError:
@@ -144,9 +144,20 @@ class Spool:
         self._segments.append(segment)
         return segment
 
+    def _create(self, size: int) -> Segment:
+        segment = Segment.create(self.directory / f"{self.owner}-{self._made:06}{SUFFIX}", size)
+        self._made += 1
+        return segment
+
     def probe(self) -> None:
-        """Raises SpoolFull where a line could not be written now."""
-        self.append([], lambda: [])
+        """Raises SpoolFull where a line like the one before could not be written now."""
+        with self._lock:
+            if self._segments and self._segments[-1].has_room(self._needed):
+                return
+            try:
+                self._create(self._segment_bytes).close(remove=True)
+            except OSError as error:
+                raise SpoolFull(f"the spool in {self.directory} cannot be written: {error}") from error
 
     def sync(self) -> None:
         """To the disk; outside the lock, since a slow disk must not hold up a request."""

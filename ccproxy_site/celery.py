@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+from pathlib import Path
+from typing import Any
+
 from celery import Celery
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ccproxy_site.settings")
@@ -11,3 +14,11 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ccproxy_site.settings")
 app = Celery("ccproxy")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+@app.on_after_configure.connect
+def make_queue_folders(sender: Celery, **_: Any) -> None:
+    """The folder broker expects its folders to be there."""
+    for folder in (sender.conf.broker_transport_options or {}).values():
+        if isinstance(folder, str):
+            Path(folder).mkdir(parents=True, exist_ok=True)

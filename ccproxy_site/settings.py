@@ -95,6 +95,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "channels",
+    "ninja",  # its documentation page comes from here instead of from a foreign host
     "providers",
     "accounting",
     "gateway",
@@ -166,6 +167,8 @@ LOGGING: dict[str, Any] = {
         "aiohttp": {"level": "WARNING"},
         "daphne": {"level": "WARNING"},
         "django": {"level": "WARNING"},
+        # It warns that a folder has no host name.
+        "kombu.connection": {"level": "ERROR"},
     },
 }
 for _name, _path, _level in (("file", LOG_FILE_PATH, "NOTSET"), ("errors", ERROR_LOG_FILE_PATH, "ERROR")):

@@ -120,10 +120,10 @@ def _decode(body: bytes) -> MessagesRequest:
 
 def _decode_with_surrogates(body: bytes, error: Exception) -> MessagesRequest:
     """Half an emoji, cut by some client, is no reason to refuse: it becomes U+FFFD."""
-    if "surrogate" not in str(error):
+    if not _SURROGATE_ESCAPE.search(body):
         raise BadMessage(f"body: not valid JSON: {error}") from None
     try:
-        mended = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
+        mended = _LONE_SURROGATE.sub("\ufffd", json.dumps(json.loads(body), ensure_ascii=False))
         return _decoder.decode(mended)
     except msgspec.ValidationError as invalid:
         raise BadMessage(_complaint(str(invalid))) from None
@@ -131,6 +131,8 @@ def _decode_with_surrogates(body: bytes, error: Exception) -> MessagesRequest:
         raise BadMessage(f"body: not valid JSON: {broken}") from None
 
 
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
 

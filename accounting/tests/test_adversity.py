@@ -117,8 +117,8 @@ def test_an_intent_is_carried_into_a_segment_that_begins_right_after_it(tmp_path
     honest = ledger.spool.append
     carried: list[str] = []
 
-    def rolled_at_once(payloads: Iterable[bytes], carry: Callable[[], Iterable[bytes]]) -> None:
-        honest(payloads, carry)
+    def rolled_at_once(payloads: Iterable[bytes], carry: Callable[[], Iterable[bytes]], leave_free: int = 0) -> None:
+        honest(payloads, carry, leave_free)
         carried.extend(decode_line(line).row.request_id for line in carry())  # type: ignore[union-attr]
 
     ledger.spool.append = rolled_at_once  # type: ignore[method-assign]
@@ -210,6 +210,36 @@ def test_a_segment_read_to_its_end_does_not_hide_the_next_one(tmp_path: Path) ->
     after = [finished(ledger) for _ in range(20)]
     ours.work()
     assert booked_ids() == {entry.request_id for entry in [before, *after]}
+
+
+def test_what_runs_finds_room_for_its_settlement_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept in memory alone it would be gone with the process, and the client has had its answer."""
+    ledger = ledger_in(tmp_path, segment_bytes=16 * 1024)
+    running = [begin(ledger) for _ in range(3)]
+    for entry in running:
+        entry.open_attempt(CANDIDATE)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("accounting.spool._reserve", full)
+    with pytest.raises(LedgerUnavailable):
+        for _ in range(1000):
+            finished(ledger)
+    with pytest.raises(SpoolFull):
+        ledger.spool.probe()
+    for entry in running:
+        entry.close_attempt("completed", (Usage(input=1), "upstream", ""), reason="x" * 300)
+        entry.settle("completed", reason="x" * 300)
+    assert ledger.unwritten == 0
+    monkeypatch.undo()
+    ledger.spool.probe()
+    ledger.spool.close(remove=False)
+    booker(ledger_in(tmp_path)).work()
+    assert {entry.request_id for entry in running} <= booked_ids()
+    assert not UsageRecord.objects.exclude(status="completed").exists()
 
 
 def test_a_meter_that_fails_does_not_end_the_keeping(ledger: Ledger) -> None:

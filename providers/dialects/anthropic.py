@@ -233,7 +233,7 @@ class PassThrough:
                 continue  # what we cannot read is not ours to judge
             if event.type == "error":
                 self.error = refusals.in_answer({"error": event.error})
-                events = events[: events.find(frame.data)].rpartition(b"event:")[0]
+                events = events[: _last_boundary(events[: max(events.find(frame.data), 0)])]
                 break
             edited = self._observe(event, frame.data)
             if edited is not None:

@@ -89,7 +89,7 @@ def family(host: str, port: int, *, no_worker: bool) -> list[Child]:
     python = sys.executable
     children = [Child("gateway", [python, "-m", "ccproxy_site.server", "--host", host, "--port", str(port)])]
     if not no_worker:
-        celery = [python, "-m", "celery", "-A", "ccproxy_site"]
+        celery = [python, "-m", "celery", "--quiet", "-A", "ccproxy_site"]
         # Threads: a pool of processes would outlive a worker that is killed.
         worker = ["worker", "--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle"]
         children.append(Child("worker", [*celery, *worker, "--loglevel", "WARNING"]))

@@ -155,8 +155,9 @@ def outage(name: str, folder: Path, kind: str, breakage: Breakage) -> Report:
                 time.sleep(0.1)
             recovered_after = time.monotonic() - ended
         report = Report(gather(gateway, upstream, load.seen, set()), meanwhile, health, recovered_after)
+    failed = sum(not seen.whole for seen in load.seen)
     print(  # noqa: T201 - the figures are what the test is for
-        f"{name}: away for {SECONDS:.0f} s, {meanwhile} answers meanwhile, {sum(not s.whole for s in load.seen)} failed;"
+        f"{name}: away for {SECONDS:.0f} s, {meanwhile} answers meanwhile, {failed} requests failed;"
         f" health degraded after {report.noticed_after:.1f} s, healthy {recovered_after:.1f} s after the return;"
         f" {len(report.evidence.whole)} answers, {len(report.evidence.rows)} rows"
     )

@@ -68,8 +68,8 @@ TAMPERING = {
     "unbooked": "DELETE FROM accounting_usageattempt WHERE record_id = ?",
     "unbilled": (
         "INSERT INTO accounting_usageattempt SELECT id + 1000000, input, cache_read, cache_write_5m, cache_write_1h,"
-        " output, thinking, web_searches, source, method, cost, currency, number + 1, started_at, finished_at, provider,"
-        " upstream_model, upstream_id, reached, status, reason, provider_ref_id, record_id"
+        " output, thinking, web_searches, source, method, cost, currency, number + 1, started_at, finished_at,"
+        " provider, upstream_model, upstream_id, reached, status, reason, provider_ref_id, record_id"
         " FROM accounting_usageattempt WHERE record_id = ?"
     ),
     "vanished": "DELETE FROM accounting_usagerecord WHERE request_id = ?",

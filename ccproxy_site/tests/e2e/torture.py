@@ -120,7 +120,7 @@ def torture(
         askers = [(key, model) for model in MODELS]
         began = time.monotonic()
         with Load(gateway.url, askers, clients=clients, seed=seed) as load:
-            for number in range(rounds):
+            for _ in range(rounds):
                 time.sleep(chance.uniform(0.1, 1.2))
                 gateway.kill()
                 intents |= opened_requests(gateway.spool)
