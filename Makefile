@@ -2,7 +2,7 @@
 # setup-e2e installs Debian's Chromium where none is found.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-e2e serve test check bench lock clean compiled
+.PHONY: help setup setup-e2e serve test torture check bench lock clean compiled
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -101,6 +101,11 @@ test: setup ## Run the tests: on SQLite, and on PostgreSQL and Redis where DATAB
 	else \
 		echo "The end-to-end tests were left out: make setup-e2e installs what they need"; \
 	fi
+
+ROUNDS := 100
+
+torture: setup ## Kill a gateway under load ROUNDS times, then look for every answer in the ledger
+	@$(BIN)/python -m ccproxy_site.tests.e2e.torture --rounds $(ROUNDS) $(ARGS)
 
 check: setup ## Format, lint, types, import contract, migrations
 	@$(BIN)/ruff format --check --quiet --output-format concise . || { echo "Not formatted: $(BIN)/ruff format ." >&2; exit 1; }

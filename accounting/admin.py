@@ -14,7 +14,7 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextareaWidget
 
 from accounting import keys
-from accounting.models import ApiKey, CostCentre, Price, Scope, UsageAttempt, UsageRecord
+from accounting.models import ApiKey, CostCentre, Price, Scope, UsageAttempt, UsageRecord, default_scopes
 from providers.admin import KeptForTheLedger
 from providers.models import Provider
 
@@ -54,7 +54,9 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
     allowed_models = LinesField(
         required=False, help_text="Names or patterns such as *haiku*, one per line; empty allows every model."
     )
-    scopes = forms.MultipleChoiceField(choices=Scope.choices, widget=UnfoldAdminCheckboxSelectMultipleWidget)
+    scopes = forms.MultipleChoiceField(
+        choices=Scope.choices, initial=default_scopes, widget=UnfoldAdminCheckboxSelectMultipleWidget
+    )
 
     class Meta:
         model = ApiKey
@@ -178,6 +180,10 @@ def number(text: str | None) -> int:
     return int(text) if text and text.isdecimal() and len(text) < 19 else 0
 
 
+def price_paid(tokens: UsageRecord | UsageAttempt) -> str:
+    return "unpriced" if tokens.cost is None else f"{tokens.cost.normalize():f} {tokens.currency}"
+
+
 def never(self: Any, request: HttpRequest, obj: Any = None) -> bool:
     return False
 
@@ -186,22 +192,19 @@ class AttemptInline(TabularInline):
     model = UsageAttempt
     extra = 0
     has_add_permission = has_change_permission = has_delete_permission = never
-    fields = (
-        "number",
-        "provider",
-        "upstream_model",
-        "upstream_id",
-        "status",
-        "reached",
-        "input",
-        "cache_read",
-        "cache_write_5m",
-        "cache_write_1h",
-        "output",
-        "source",
-        "cost",
-        "reason",
-    )
+    hide_title = True
+    # What fits beside each other; export_usage --attempts has every column.
+    fields = ("number", "provider", "upstream_model", "status", "reason", "tokens", "source", "price_paid")
+    readonly_fields = ("tokens", "price_paid")
+
+    @admin.display(description="Input / cache read / written / output")
+    def tokens(self, attempt: UsageAttempt) -> str:
+        written = attempt.cache_write_5m + attempt.cache_write_1h
+        return f"{attempt.input} / {attempt.cache_read} / {written} / {attempt.output}"
+
+    @admin.display(description="Cost")
+    def price_paid(self, attempt: UsageAttempt) -> str:
+        return price_paid(attempt)
 
 
 @admin.register(UsageRecord)
@@ -226,6 +229,7 @@ class UsageRecordAdmin(ModelAdmin):
     search_help_text = "The whole of a request id, the client's own id, a session, a key's name or an owner."
     show_full_result_count = False
     list_per_page = 50
+    readonly_fields = ("price_paid", "attempts_price")
     inlines = (AttemptInline,)
     fieldsets = (
         (
@@ -262,9 +266,13 @@ class UsageRecordAdmin(ModelAdmin):
                 )
             },
         ),
-        ("Money", {"fields": ("cost", "attempts_cost", "currency", "price")}),
+        ("Money", {"fields": ("price_paid", "attempts_price", "price")}),
     )
 
     @admin.display(description="Cost", ordering="cost")
     def price_paid(self, record: UsageRecord) -> str:
-        return "unpriced" if record.cost is None else f"{record.cost.normalize():f} {record.currency}"
+        return price_paid(record)
+
+    @admin.display(description="Cost of all attempts")
+    def attempts_price(self, record: UsageRecord) -> str:
+        return "unpriced" if record.attempts_cost is None else f"{record.attempts_cost.normalize():f} {record.currency}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
 
-@app.on_after_configure.connect
+@app.on_after_configure.connect  # type: ignore[untyped-decorator]  # Celery has no types
 def make_queue_folders(sender: Celery, **_: Any) -> None:
     """The folder broker expects its folders to be there."""
     for folder in (sender.conf.broker_transport_options or {}).values():

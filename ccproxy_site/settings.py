@@ -153,7 +153,18 @@ CHANNEL_LAYERS: dict[str, Any] = (
     else {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 )
 
-UNFOLD = {"SITE_TITLE": "ccproxy", "SITE_HEADER": "ccproxy", "SITE_SYMBOL": "alt_route"}
+# Inline: no file to be found, and no 404 in the browser's console.
+_ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
+    "%3Cpath d='M2 8h4l3-5h5M6 8l3 5h5' fill='none' stroke='%239333ea' stroke-width='2'/%3E%3C/svg%3E"
+)
+UNFOLD = {
+    "SITE_TITLE": "ccproxy",
+    "SITE_HEADER": "ccproxy",
+    "SITE_SYMBOL": "alt_route",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "sizes": "any", "href": lambda request: _ICON}],
+    "SITE_URL": None,
+}
 
 LOGGING: dict[str, Any] = {
     "version": 1,

@@ -79,14 +79,14 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscripta
 @admin.register(Provider)
 class ProviderAdmin(KeptForTheLedger):
     form = ProviderForm
-    list_display = ("name", "type", "base_url", "credential_is", "enabled", "is_demo", "last_probe")
+    list_display = ("name", "type", "base_url", "credential_is", "enabled", "last_probe")
     list_filter = ("enabled", "type")
     list_select_related = ("health",)
     search_fields = ("name", "base_url")
-    readonly_fields = ("credential_now", "is_demo", "last_probe")
+    readonly_fields = ("credential_now", "last_probe")
     actions = ("enable", "disable", "forget_credential")
     fieldsets = (
-        (None, {"fields": ("name", "type", "base_url", "enabled", "is_demo", "last_probe")}),
+        (None, {"fields": ("name", "type", "base_url", "enabled", "last_probe")}),
         ("Credential", {"fields": ("credential_mode", "auth_type", "credential_now", "credential")}),
         ("Timeouts", {"fields": ("connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout")}),
         ("Language", {"fields": ("dialect", "options")}),
@@ -114,7 +114,7 @@ class ProviderAdmin(KeptForTheLedger):
             "set": "A credential is set.",
             "the client's": "None is needed: the client's own token is forwarded.",
             "unusable": "One is stored, but it was given for another host or no key in CREDENTIAL_KEYS opens it.",
-            "none": "There is none. A change of host drops it.",
+            "none": "There is none.",
         }[credential_state(provider)]
 
     @admin.display(description="Last probe")
@@ -142,6 +142,7 @@ class ProviderAdmin(KeptForTheLedger):
 class TargetInline(TabularInline):
     model = RouteTarget
     extra = 1
+    hide_title = True
     autocomplete_fields = ("provider",)
 
 

@@ -9,9 +9,9 @@ from django.utils import timezone
 
 from providers.dialects import Outbound
 from providers.errors import UpstreamError
-from providers.models import ProviderHealth
+from providers.models import Provider, ProviderHealth
 from providers.routing import Endpoint
-from providers.snapshot import endpoint_of, live_providers
+from providers.snapshot import endpoint_of, live
 from providers.upstream import Upstreams
 
 PATIENCE = 10.0
@@ -20,7 +20,7 @@ MOST_REPLY = 4 * 1024 * 1024
 
 def probe_all() -> None:
     """Asks every enabled provider for its models, all at once, and keeps what came of it."""
-    endpoints = [endpoint_of(provider) for provider in live_providers()]
+    endpoints = [endpoint_of(provider) for provider in live(list(Provider.objects.all()))]
     for endpoint, (ok, detail, milliseconds) in zip(endpoints, asyncio.run(_probe(endpoints)), strict=True):
         ProviderHealth.objects.update_or_create(
             provider_id=endpoint.id,

@@ -140,6 +140,7 @@ class Provider(ConfigModel):
     name = models.CharField(max_length=100, unique=True)
     type = models.CharField(max_length=20, choices=ProviderType, help_text="The language the provider speaks.")
     base_url = models.CharField(
+        "base URL",
         max_length=500,
         validators=[check_base_url],
         help_text="With or without /v1 at its end. A change of host drops the credential.",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from providers.dialects import DIALECTS
 from providers.models import PASSTHROUGH, CredentialMode, ModelRoute, Provider
 from providers.routing import Endpoint, Route, Routing, Target, Timeouts
 
 
 def read_routing() -> Routing:
-    endpoints = {provider.pk: endpoint_of(provider) for provider in live_providers()}
+    providers = list(Provider.objects.all())
+    endpoints = {provider.pk: endpoint_of(provider) for provider in live(providers)}
+    # The demo's own route goes with the demo: it must not stand before those of the providers that came.
+    retired = {provider.pk for provider in providers if provider.is_demo} - set(endpoints)
     routes = ModelRoute.objects.prefetch_related("targets").order_by("position", "pk")
     return Routing(
         Route(
@@ -26,14 +31,18 @@ def read_routing() -> Routing:
             ),
         )
         for route in routes
+        if not retired or {target.provider_id for target in route.targets.all()} != retired
     )
 
 
-def live_providers() -> list[Provider]:
-    """The enabled ones that speak a language we know; the demo leaves as soon as there is another."""
-    enabled = list(Provider.objects.filter(enabled=True, type__in=DIALECTS))
-    real = [provider for provider in enabled if not provider.is_demo]
-    return real or enabled
+def live(providers: Sequence[Provider]) -> list[Provider]:
+    """The enabled ones that speak a language we know; the demo leaves as soon as there is another, enabled or not."""
+    demo_serves = all(provider.is_demo for provider in providers)
+    return [
+        provider
+        for provider in providers
+        if provider.enabled and provider.type in DIALECTS and provider.is_demo == demo_serves
+    ]
 
 
 def endpoint_of(provider: Provider) -> Endpoint:

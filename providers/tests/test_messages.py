@@ -35,7 +35,7 @@ def nested(depth: int, opening: str = "[", closing: str = "]") -> bytes:
 
 
 @pytest.mark.parametrize(("depth", "deep"), [(2, False), (DEEPEST, False), (DEEPEST + 1, True), (5000, True)])
-def test_depth_is_counted_to_the_level(depth: int, deep: bool) -> None:  # noqa: FBT001
+def test_depth_is_counted_to_the_level(depth: int, deep: bool) -> None:
     assert too_deep(nested(depth)) is deep
     assert too_deep(nested(depth, '{"a":', "}")) is deep
 

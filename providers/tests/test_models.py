@@ -202,17 +202,22 @@ def test_a_disabled_provider_is_no_candidate() -> None:
     assert read_routing().candidates("m") == []
 
 
-def test_the_demo_leaves_when_another_provider_is_enabled() -> None:
-    routed("demo", saved("demo", is_demo=True))
-    other = saved("other", enabled=False)
-    routed("other", other)
-    assert read_routing().candidates("demo")
+def test_the_demo_leaves_with_its_route_when_another_provider_is_there() -> None:
+    routed("claude-*", saved("demo", is_demo=True))
+    assert read_routing().candidates("claude-opus")
 
-    other.enabled = True
-    other.save()
+    other = saved("other")
+    routed("*opus*", other)
 
-    assert read_routing().candidates("demo") == []
-    assert read_routing().candidates("other")
+    assert [each.endpoint.name for each in read_routing().candidates("claude-opus")] == ["other"]
+    assert read_routing().route("claude-haiku") is None
+
+
+def test_the_demo_does_not_come_back_when_the_other_is_disabled() -> None:
+    """Else a company's developers would get invented answers."""
+    routed("claude-*", saved("demo", is_demo=True))
+    routed("*opus*", saved("other", enabled=False))
+    assert read_routing().candidates("claude-opus") == []
 
 
 def test_what_the_request_path_knows_of_a_provider() -> None:

@@ -41,9 +41,9 @@ class Command(BaseCommand):
             raise CommandError(sentence)
         refuse_taken_port(host, port)
         self.prepare_database()
-        secrets = self.first_run()
+        token = self.tell(self.first_run())
         children = family(host, port, no_worker=no_worker)
-        threading.Thread(target=self.announce, args=(host, port, secrets), daemon=True).start()
+        threading.Thread(target=self.announce, args=(url_of(host, port), token), daemon=True).start()
         Family(children).run()
 
     def prepare_database(self) -> None:
@@ -52,40 +52,51 @@ class Command(BaseCommand):
         elif pending_migrations():
             raise CommandError("the database has pending migrations: run `python manage.py migrate` once, then start")
 
-    def first_run(self) -> list[str]:
-        """What only a first run makes, and the lines that tell its secrets."""
+    def first_run(self) -> dict[str, str]:
+        """What only a first run makes and only that run can tell."""
         for line in first_run.provider_from_environment():
             self.stdout.write(line)
-        lines = []
+        secrets = {}
         password = first_run.administrator()
         if password:
-            lines.append(f"administrator   admin / {password}")
+            secrets["administrator"] = f"{first_run.ADMINISTRATOR} / {password}"
         if not ApiKey.objects.exists():
-            _, token = ApiKey.issue(FIRST_KEY)
-            lines.append(f"key             {token}")
-        return lines
+            _, secrets["key"] = ApiKey.issue(FIRST_KEY)
+        return secrets
 
-    def announce(self, host: str, port: int, secrets: list[str]) -> None:
-        url = f"http://{host}:{port}"
+    def tell(self, secrets: dict[str, str]) -> str:
+        """At once, since a start that fails later must not take them along. Returns the key if it may be shown."""
+        if not secrets:
+            return ""
+        text = "".join(f"{name:<16}{secret}\n" for name, secret in secrets.items())
+        if sys.stdout.isatty():
+            self.stdout.write(text)
+            return secrets.get("key", "")
+        self.stdout.write(f"{'first login':<16}in {write_privately(text)}, which only you can read; delete it then")
+        return ""
+
+    def announce(self, url: str, token: str) -> None:
         if not wait_until_ready(url):
             self.stderr.write(f"the gateway is not ready after {PATIENCE:.0f} s: {url}/health/ready says why")
             return
-        token = next((line.split()[-1] for line in secrets if line.startswith("key")), "")
-        lines = [f"gateway         {url}", f"admin           {url}/admin/"]
-        if secrets and not sys.stdout.isatty():
-            path = write_privately("\n".join(secrets) + "\n")
-            lines.append(f"first login     in {path}, which only you can read; delete it once you have it")
-            token = ""
-        else:
-            lines += secrets
         shown = token or "<a key: python manage.py issue_key NAME>"
-        lines += ["", "Point Claude Code at it:", "", f"  export ANTHROPIC_BASE_URL={url}"]
-        lines += [f"  export ANTHROPIC_AUTH_TOKEN={shown}", "  claude", ""]
-        self.stdout.write("\n".join(lines))
+        self.stdout.write(
+            f"{'gateway':<16}{url}\n{'admin':<16}{url}/admin/\n\nPoint Claude Code at it:\n\n"
+            f"  export ANTHROPIC_BASE_URL={url}\n  export ANTHROPIC_AUTH_TOKEN={shown}\n  claude\n"
+        )
         self.stdout.flush()
 
 
+def url_of(host: str, port: int) -> str:
+    """Where this machine reaches it; `everywhere` is no address to open."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
 def family(host: str, port: int, *, no_worker: bool) -> list[Child]:
+    # The children find the code wherever `serve` was started from.
+    paths = [str(settings.BASE_DIR), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     python = sys.executable
     children = [Child("gateway", [python, "-m", "ccproxy_site.server", "--host", host, "--port", str(port)])]
     if not no_worker:
@@ -114,7 +125,7 @@ def free_port() -> int:
 
 
 def refuse_taken_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

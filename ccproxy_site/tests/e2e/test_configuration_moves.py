@@ -38,9 +38,13 @@ BY_HAND = {
     ("provider", "save"): "one = Provider.objects.get(name={name!r}); one.enabled = False; one.save()",
     ("provider", "update"): "Provider.objects.filter(name={name!r}).update(enabled=False)",
 }
-IMPORTS = (
-    "import time; from django.utils import timezone; from accounting.models import *; from providers.models import *"
-)
+IMPORTS = """
+import os, time
+from django.core.management import call_command
+from django.utils import timezone
+from accounting.models import *
+from providers.models import *
+"""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def moved(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str,
         if not os.environ.get("REDIS_URL"):
             pytest.fail("REDIS_URL is not set") if os.environ.get("CI") else pytest.skip("REDIS_URL is not set")
         extra = {"REDIS_URL": os.environ["REDIS_URL"], "CONFIG_POLL_SECONDS": "60"}
-    with mock(tmp_path) as upstream, installation(tmp_path, **extra) as gateway:
+    with mock(tmp_path) as upstream, installation(tmp_path, worker=False, **extra) as gateway:
         tokens = {move.name: keys.mint() for move in MOVES}
         gateway.start()
         gateway.apply(configuration(upstream, tokens))

@@ -139,7 +139,7 @@ def outage(name: str, folder: Path, kind: str, breakage: Breakage) -> Report:
             user = url.netloc.rpartition("@")[0]
             place["DATABASE_URL"] = url._replace(netloc=f"{user}@127.0.0.1:{relay.port}").geturl()
         upstream = stack.enter_context(mock(folder))
-        gateway = stack.enter_context(installation(folder, **place))
+        gateway = stack.enter_context(installation(folder, worker=False, **place))
         key = prepare(gateway, upstream, migrate=bool(place))
         health = []
         with Load(gateway.url, [(key, model) for model in MODELS], clients=4, pause=0.1) as load:

@@ -87,7 +87,7 @@ def play(folder: Path) -> None:
     with (
         small_disk(folder / "var" / "spool") as disk,
         mock(folder) as upstream,
-        installation(folder, **SMALL_SEGMENTS) as gateway,
+        installation(folder, worker=False, **SMALL_SEGMENTS) as gateway,
     ):
         key = prepare(gateway, upstream, migrate=False)
         askers = [(key, model) for model in MODELS]

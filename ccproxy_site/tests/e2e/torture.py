@@ -114,7 +114,7 @@ def torture(
     with (
         database(kind) as place,
         mock(folder) as upstream,
-        installation(folder, **place, **RESTLESS) as gateway,
+        installation(folder, worker=False, **place, **RESTLESS) as gateway,
     ):
         key = prepare(gateway, upstream, migrate=bool(place))
         askers = [(key, model) for model in MODELS]
