@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from providers.routing import Candidate
+
+class Choice(Protocol):
+    """What a strategy looks at."""
+
+    @property
+    def priority(self) -> int: ...
+    @property
+    def weight(self) -> int: ...
+
+
+C = TypeVar("C", bound=Choice)
+
 
 # `turn` counts the requests of the route, so that a strategy needs no state of its own.
-Strategy: TypeAlias = "Callable[[Sequence[Candidate], int], list[Candidate]]"
 
 
-def by_priority(candidates: Sequence[Candidate], turn: int) -> list[Candidate]:
+def by_priority(candidates: Sequence[C], turn: int) -> list[C]:
     """The lowest number first; among equals the order of the route."""
     return sorted(candidates, key=lambda candidate: candidate.priority)
 
 
-def round_robin(candidates: Sequence[Candidate], turn: int) -> list[Candidate]:
+def round_robin(candidates: Sequence[C], turn: int) -> list[C]:
     start = turn % len(candidates)
     return [*candidates[start:], *candidates[:start]]
 
 
-def by_weight(candidates: Sequence[Candidate], turn: int) -> list[Candidate]:
+def by_weight(candidates: Sequence[C], turn: int) -> list[C]:
     """A random order in which a weight of two comes first twice as often as a weight of one."""
     return sorted(candidates, key=lambda candidate: random.random() ** (1 / candidate.weight), reverse=True)
 
 
-STRATEGIES: dict[str, Strategy] = {
+STRATEGIES: Mapping[str, Callable[[Sequence[Any], int], list[Any]]] = {
     "priority": by_priority,
     "round_robin": round_robin,
     "random": by_weight,

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from providers.mock import bill, scripts
+from providers.mock import bill, scripts, wire
 from providers.mock.bill import Bill, Call, Language, Outcome
 from providers.mock.scripts import Answer, Script, ScriptChange, Unusable
 
@@ -152,7 +152,7 @@ async def count_tokens(request: web.Request) -> web.Response:
     try:
         prompt = scripts.read_prompt("anthropic", body)
     except Unusable as error:
-        return json_response(scripts.error_document("anthropic", 400, str(error)), 400)
+        return json_response(wire.error_document("anthropic", 400, str(error)), 400)
     return json_response({"input_tokens": scripts.prompt_tokens(prompt)})
 
 
@@ -235,7 +235,7 @@ def refuse(request: web.Request, language: Language, message: str) -> web.Respon
     )
     call.status = 400
     ledger.settle(call, "error", bill.Figures())
-    return json_response(scripts.error_document(language, 400, message), 400)
+    return json_response(wire.error_document(language, 400, message), 400)
 
 
 async def play(request: web.Request, work: Work) -> web.StreamResponse:
@@ -269,8 +269,8 @@ def unbilled_response(work: Work) -> web.Response | None:
     script, language = work.answer.script, work.answer.prompt.language
     fails_later = streams(work.answer) and script.error_in_stream is not None
     if (script.status >= 400 or script.error_in_stream is not None) and not fails_later:
-        status = scripts.error_status(script)
-        response = json_response(scripts.error_document(language, status, script.error), status)
+        status = wire.error_status(script)
+        response = json_response(wire.error_document(language, status, script.error), status)
         if script.retry_after is not None:
             response.headers["retry-after"] = f"{script.retry_after:g}"
     elif script.html:
@@ -285,7 +285,7 @@ def unbilled_response(work: Work) -> web.Response | None:
 
 
 async def write_stream(request: web.Request, work: Work) -> web.StreamResponse:
-    script, stream = work.answer.script, scripts.render_stream(work.answer)
+    script, stream = work.answer.script, wire.render_stream(work.answer)
     work.planned = stream.planned
     headers = {**work.headers(), "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
     work.call.status = OK
@@ -307,7 +307,7 @@ async def write_stream(request: web.Request, work: Work) -> web.StreamResponse:
 
 async def write_document(request: web.Request, work: Work) -> web.StreamResponse:
     """A plain answer exists as a whole before it leaves, so it is billed as a whole even if it is cut."""
-    script, body = work.answer.script, scripts.render_document(work.answer)
+    script, body = work.answer.script, wire.render_document(work.answer)
     await pause(script.first_chunk_delay)
     work.written = work.planned
     work.call.status = OK
