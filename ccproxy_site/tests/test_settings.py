@@ -101,3 +101,13 @@ def test_no_document_names_a_registry_or_a_machine() -> None:
         text = path.read_text()
         assert "--index-url" not in text, path
         assert str(ROOT) + "/" not in text, path
+
+
+def test_every_row_of_the_mission_has_a_state_and_what_is_done_can_be_seen() -> None:
+    rows = re.findall(r"^\| (\d+) \|(.*)\|(.*)\|(.*)\|$", (ROOT / "docs" / "mission.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, *_ in rows] == list(range(1, 117))
+    for number, _, state, how in rows:
+        assert state.strip().partition(":")[0] in {"done", "partly", "later"}, number
+        assert how.strip() or state.strip() == "later", number
+        for path in re.findall(r"`((?:providers|accounting|gateway|ccproxy_site)/[\w/.]+)`", how):
+            assert (ROOT / path).exists(), f"row {number} names {path}"
