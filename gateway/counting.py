@@ -31,7 +31,8 @@ async def count_tokens(question: Question, runtime: Runtime) -> int:
         if told is not None:
             return told
         runtime.not_counting[candidate.endpoint.id] = time.monotonic() + REMEMBER
-    return tokens.count_request(question.request)
+    # In a thread: running streams must not wait for a long request, nor for the vocabulary at its first use.
+    return await asyncio.to_thread(tokens.count_request, question.request)
 
 
 async def _asked(question: Question, candidate: Candidate, runtime: Runtime) -> int | None:

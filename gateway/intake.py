@@ -100,12 +100,14 @@ def authenticate(headers: Mapping[str, str], snapshot: Snapshot) -> Caller:
             "no key was sent: set ANTHROPIC_AUTH_TOKEN (or ANTHROPIC_API_KEY) to the key your administrator issued"
         )
     for token in tokens.values():
-        card = snapshot.books.keys.get(keys.digest(token)) if keys.is_well_formed(token) else None
+        card = snapshot.books.keys.get(keys.digest(token))
         if card is not None:
             _check_state(card)
             foreign = {name: headers[name] for name, other in tokens.items() if not other.startswith(keys.MARK)}
             return Caller(card, foreign)
-    raise KeyRefused("this key is unknown here: check that it was copied whole, or ask your administrator for another")
+    if any(map(keys.is_well_formed, tokens.values())):
+        raise KeyRefused("this key is unknown here: ask your administrator for another")
+    raise KeyRefused("this is no key of this gateway, they begin with ccp_: check that it was copied whole")
 
 
 def _token(name: str, value: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from accounting import keys
 from gateway.tests.conftest import (
     EXPIRED_TOKEN,
     LIMITED_TOKEN,
@@ -38,12 +39,13 @@ async def nothing_was_called(gateway: Gateway, upstream: Upstream) -> None:
     [
         (None, "no key was sent"),
         ("", "no key was sent"),
-        ("sk-ant-api03-something", "unknown here"),
-        (OWNER_TOKEN[:-1] + ("a" if OWNER_TOKEN[-1] != "a" else "b"), "unknown here"),
+        ("sk-ant-api03-something", "no key of this gateway"),
+        (OWNER_TOKEN[:-1] + ("a" if OWNER_TOKEN[-1] != "a" else "b"), "copied whole"),
+        (keys.mint(), "unknown here"),
         (REVOKED_TOKEN, "was revoked"),
         (EXPIRED_TOKEN, "has expired"),
     ],
-    ids=["none", "empty", "foreign", "mistyped", "revoked", "expired"],
+    ids=["none", "empty", "foreign", "mistyped", "unknown", "revoked", "expired"],
 )
 async def test_a_key_that_does_not_open_is_401_and_not_retried(
     routed: Gateway, upstream: Upstream, token: str | None, said: str
