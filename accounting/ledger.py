@@ -194,6 +194,7 @@ class Ledger:
         self._open: dict[str, Entry] = {}
         # Settlements that a broken disk refused: kept here and tried again.
         self._unwritten: list[Entry] = []
+        self._alarmed = False
         self._lock = threading.Lock()
 
     def begin(
@@ -239,12 +240,17 @@ class Ledger:
         except SpoolFull as error:
             if not known:
                 del self._open[entry.request_id]
-            logger.critical("no request is let through: %s", error)
+            if not self._alarmed:  # once per outage: a line per refused request would fill what is left of the disk
+                self._alarmed = True
+                logger.critical("no request is let through: %s", error)
             raise LedgerUnavailable(
                 "the gateway's disk is full or gone, and it answers nothing it could not book:"
                 " tell its administrator, then try again",
                 retry_after=5,
             ) from error
+        if self._alarmed:
+            self._alarmed = False
+            logger.warning("requests are let through again: the spool can be written")
 
     def write_settlement(self, entry: Entry) -> None:
         try:

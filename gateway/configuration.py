@@ -22,6 +22,8 @@ logger = logging.getLogger("ccproxy.configuration")
 
 # Seconds before a channel layer that failed is listened to again.
 LAYER_PAUSE = 5.0
+# Seconds after which a database that has not answered counts as away.
+PATIENCE = 5.0
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -46,11 +48,20 @@ class Configuration(threading.Thread):
         self._stop_asked = False
         self._looked = threading.Event()
         self._snapshot: Snapshot | None = None
-        self.failing_since: float | None = None
+        self._failing_since: float | None = None
+        self._looking_since: float | None = None
 
     @property
     def is_loaded(self) -> bool:
         return self._snapshot is not None
+
+    @property
+    def failing_since(self) -> float | None:
+        """Since when the database says nothing; where its packets vanish, silence is all that ever shows."""
+        looking = self._looking_since
+        if self._failing_since is None and looking is not None and time.time() - looking > PATIENCE:
+            return looking
+        return self._failing_since
 
     @property
     def current(self) -> Snapshot:
@@ -77,7 +88,9 @@ class Configuration(threading.Thread):
         if layer is not None and not isinstance(layer, InMemoryChannelLayer):
             Listener(self._wake).start()
         while not self._stop_asked:
+            self._looking_since = time.time()
             self._look()
+            self._looking_since = None
             self._looked.set()
             self._wake.wait(self._poll_seconds)
             self._wake.clear()
@@ -92,8 +105,8 @@ class Configuration(threading.Thread):
         try:
             changed = self.refresh()
         except DatabaseError as error:
-            if self.failing_since is None:
-                self.failing_since = time.time()
+            if self._failing_since is None:
+                self._failing_since = time.time()
                 logger.error("the configuration cannot be compared with the database: %s", str(error).strip())
             connection.close()
             return
@@ -102,7 +115,7 @@ class Configuration(threading.Thread):
             logger.exception("the configuration in the database cannot be read")
             return
         close_old_connections()
-        self.failing_since = None
+        self._failing_since = None
         if changed:
             logger.info("configuration %d is in force", self.current.version)
 

@@ -45,9 +45,11 @@ from providers.routing import Candidate, Timeouts
 from providers.upstream import MOST_ERROR_BODY, Call
 from providers.usage import Usage
 
+logger = logging.getLogger("ccproxy.relay")
 requests_log = logging.getLogger("ccproxy.requests")
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+NO_ANSWER: Bill = (Usage(), ESTIMATED, "no answer")
 WAITING = b": waiting\n\n"
 MOST_ANSWER = 256 * 1024 * 1024
 # After the reason to stop is known, usage may still follow; so long is it waited for, in seconds.
@@ -122,18 +124,14 @@ class Relay:
         Raises ProxyError only before the first piece; afterwards every ending is in the stream.
         """
         try:
-            for candidate in self._candidates():
-                try:
-                    async for piece in self._stream_from(candidate):
-                        self._committed = True
-                        self._last_sent = self._clock()
-                        yield piece
-                    return
-                except (UpstreamError, ClientError) as error:
-                    self._note_failure(error)
-            last_word = self._give_up()
+            async for piece in self._stream_from_any():
+                self._committed = True
+                self._last_sent = self._clock()
+                yield piece
+        except Exception as error:
+            last_word = self._break_off(error)
             if not self._committed:
-                raise last_word
+                raise last_word from error
             yield last_word.event(self.entry.request_id)
         finally:
             self._settle_unfinished()
@@ -142,15 +140,30 @@ class Relay:
     async def whole(self) -> bytes:
         """The answer as one Messages reply. Raises ProxyError."""
         try:
-            for candidate in self._candidates():
-                try:
-                    return await self._whole_from(candidate)
-                except (UpstreamError, ClientError) as error:
-                    self._note_failure(error)
-            raise self._give_up()
+            return await self._whole_from_any()
+        except Exception as error:
+            raise self._break_off(error) from error
         finally:
             self._settle_unfinished()
             self._say()
+
+    async def _stream_from_any(self) -> AsyncIterator[bytes]:
+        for candidate in self._candidates():
+            try:
+                async for piece in self._stream_from(candidate):
+                    yield piece
+                return
+            except (UpstreamError, ClientError) as error:
+                self._note_failure(error)
+        raise most_useful(self._failures, self._question.request.model)
+
+    async def _whole_from_any(self) -> bytes:
+        for candidate in self._candidates():
+            try:
+                return await self._whole_from(candidate)
+            except (UpstreamError, ClientError) as error:
+                self._note_failure(error)
+        raise most_useful(self._failures, self._question.request.model)
 
     def _candidates(self) -> Iterator[Candidate]:
         """The next one to try, as long as the last failure leaves hope that another would do better."""
@@ -300,20 +313,28 @@ class Relay:
         if self._answer is not None and self._answer.usage is not None:
             return self._answer.usage, UPSTREAM, ""
         if self._answer is not None or isinstance(error, Unreachable | TimedOut):
-            return Usage(), ESTIMATED, "no answer"
+            return NO_ANSWER
         return NOTHING_BILLED
 
-    def _give_up(self) -> ProxyError:
-        error = most_useful(self._failures, self._question.request.model)
-        self.entry.settle(FAILED, reason=error.message)
+    def _break_off(self, error: Exception) -> ProxyError:
+        """No candidate is left, or the gateway itself cannot go on: its ledger takes no intent, or it has a bug."""
+        if not isinstance(error, ProxyError):
+            request_id = self.entry.request_id
+            logger.error("request %s failed inside the gateway", request_id, exc_info=error)
+            error = ProxyError(f"the gateway failed on this request; its log has the reason under {request_id}")
+        status = CUT if self._committed and self._has_begun else FAILED
+        if self.entry.has_open_attempt:
+            bill = self._meter.so_far() if self._meter else NO_ANSWER
+            self.entry.close_attempt(status, bill, reason=error.message)
+        self.entry.settle(status, reason=error.message)
         return error
 
     def _settle_unfinished(self) -> None:
-        """The client has left, or we have failed it: only appends, since this may run while being cancelled."""
+        """The client has left: only appends, since this may run while being cancelled."""
         if self.entry.settled:
             return
         if self.entry.has_open_attempt:
-            bill = self._meter.so_far() if self._meter else (Usage(), ESTIMATED, "no answer")
+            bill = self._meter.so_far() if self._meter else NO_ANSWER
             self.entry.close_attempt(CANCELLED, bill, reason="the client left")
         self.entry.settle(CANCELLED, reason="the client left")
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
 
+from accounting.ledger import Entry
+from gateway.relay import Relay
 from gateway.tests.conftest import QUICK, Gateway, Upstream, endpoint, question
+from providers.dialects import Answer
+from providers.errors import LedgerUnavailable
 from providers.routing import Endpoint, Route, Target
 
 
@@ -245,3 +250,54 @@ async def test_client_token_is_forwarded_where_the_provider_wants_it(gateway: Ga
     [seen] = await upstream.requests()
     assert seen["headers"]["authorization"] == "Bearer sk-ant-mine"
     assert "x-api-key" not in seen["headers"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_disk_that_fills_up_between_two_candidates_is_not_the_client_leaving(
+    gateway: Gateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, *, stream: bool
+) -> None:
+    gateway.route(route_to(endpoint(1, "anthropic", upstream.url), endpoint(2, "anthropic", upstream.url)))
+    await upstream.script({"status": 500})
+    honest = gateway.runtime.ledger.write_intent
+
+    def full(entry: Entry) -> None:
+        if len(entry.attempts) > 1:
+            raise LedgerUnavailable("the disk is full")
+        honest(entry)
+
+    monkeypatch.setattr(gateway.runtime.ledger, "write_intent", full)
+    reply = await gateway.ask(question(stream=stream))
+    assert reply.status == 503
+    assert [settled.row.status for settled in gateway.settled()] == ["failed"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_our_own_bug_is_not_the_client_leaving(
+    gateway: Gateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, *, stream: bool
+) -> None:
+    def bug(*_: object) -> None:
+        raise KeyError("bug")
+
+    gateway.route(route_to(endpoint(1, "anthropic", upstream.url)))
+    monkeypatch.setattr(Relay, "_before_sending", bug)
+    reply = await gateway.ask(question(stream=stream))
+    assert reply.status == 500
+    assert [settled.row.status for settled in gateway.settled()] == ["failed"]
+
+
+async def test_our_own_bug_in_the_middle_ends_in_an_error_event(
+    gateway: Gateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.route(route_to(endpoint(1, "anthropic", upstream.url)))
+    await upstream.script({"chunks": 10, "chunk_delay": 0.03, "size": 1000})
+    honest, pieces = Relay._before_sending, itertools.count()
+
+    def bug(relay: Relay, answer: Answer) -> None:
+        if next(pieces) > 3:
+            raise KeyError("bug")
+        honest(relay, answer)
+
+    monkeypatch.setattr(Relay, "_before_sending", bug)
+    reply = await gateway.ask(question())
+    assert reply.events()[-1][0] == "error"
+    assert [settled.row.status for settled in gateway.settled()] == ["cut"]
