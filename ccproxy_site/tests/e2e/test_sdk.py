@@ -191,8 +191,8 @@ def test_an_upstream_error_has_its_type(house: House, upstream: str) -> None:
 @pytest.mark.parametrize(
     ("options", "request_fields", "error", "message"),
     [
-        ({"api_key": "sk-ant-wrong"}, {}, anthropic.AuthenticationError, "this key is unknown here"),
-        ({"api_key": None, "auth_token": "wrong"}, {}, anthropic.AuthenticationError, "this key is unknown here"),
+        ({"api_key": "sk-ant-wrong"}, {}, anthropic.AuthenticationError, "this is no key of this gateway"),
+        ({"api_key": None, "auth_token": "wrong"}, {}, anthropic.AuthenticationError, "this is no key of this gateway"),
         ({}, {"model": "claude-opus-5-6"}, anthropic.NotFoundError, "near to it: claude-opus-5-5"),
         ({}, {"max_tokens": -1}, anthropic.BadRequestError, "max_tokens"),
         ({}, {"messages": [{"role": "nobody", "content": "x"}]}, anthropic.BadRequestError, r"messages\.0\.role"),
