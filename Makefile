@@ -82,22 +82,19 @@ PYTEST := $(BIN)/python -m pytest
 CHOSEN = $(ARGS)$(if $(ARGS), || [ $$? = 5 ])
 # The embedded database, apart from the one in var that may be in use.
 EMBEDDED = env -u DATABASE_URL -u REDIS_URL CCPROXY_DATA_DIR=$(CURDIR)/build/embedded
-# On a shared database secrets are never made up; these are for tests.
-TEST_SECRETS := SECRET_KEY=for-tests KEY_DIGEST_SECRET=for-tests STATE_SECRET=for-tests \
-	CREDENTIAL_KEYS=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 
 test: setup ## Run the tests: on SQLite, and on PostgreSQL and Redis where DATABASE_URL and REDIS_URL name them
 	@echo "Tests on SQLite"
 	@$(EMBEDDED) $(PYTEST) -m "not e2e and not postgres" $(CHOSEN)
 	@if [ -n "$$DATABASE_URL" ]; then \
 		echo "Tests on the database of DATABASE_URL"; \
-		env $(TEST_SECRETS) CCPROXY_DATA_DIR=$(CURDIR)/build/shared $(PYTEST) -m "not e2e" $(CHOSEN); \
+		$(PYTEST) -m "not e2e" $(CHOSEN); \
 	elif [ -n "$$CI" ]; then \
 		echo "DATABASE_URL is not set, and in CI nothing may be left out" >&2; exit 1; \
 	fi
 	@if [ -e $(E2E)/ready ] || [ -n "$$CI" ]; then \
 		echo "End-to-end tests"; \
-		$(PYTEST) -m e2e $(CHOSEN); \
+		$(PYTEST) -m e2e --capture=tee-sys $(CHOSEN); \
 	else \
 		echo "The end-to-end tests were left out: make setup-e2e installs what they need"; \
 	fi
