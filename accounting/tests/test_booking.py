@@ -16,7 +16,7 @@ from accounting.booking import Booker, book, reconstruct, settled_only
 from accounting.ledger import CANCELLED, Ledger, Settled, decode_line
 from accounting.models import DirtyQuarter, UsageAttempt, UsageRecord
 from accounting.prices import PriceList, Rates
-from accounting.rows import record_of
+from accounting.rows import attempts_of, record_of
 from accounting.spool import Spool, SpoolFull
 from accounting.tests.conftest import CANDIDATE, begin, finished
 from providers.errors import LedgerUnavailable
@@ -238,3 +238,11 @@ def test_an_empty_ledger_leaves_no_file_and_a_full_one_does(ledger: Ledger) -> N
     booker(ledger).work()
     ledger.close()
     assert list(ledger.spool.directory.glob("*.spool")) == []
+
+
+def test_no_column_of_the_ledger_is_forgotten(ledger: Ledger) -> None:
+    """Rows are written by statement: a new column must be written too."""
+    finished(ledger)
+    [settled] = settled_only(ledger.spool.unread()[0])
+    for model, row in ((UsageRecord, record_of(settled, PRICES)), (UsageAttempt, next(attempts_of(settled, PRICES)))):
+        assert set(row) == {field.column for field in model._meta.local_concrete_fields} - {"id"}
