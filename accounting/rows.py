@@ -110,14 +110,12 @@ def _price(rates: Rates | None) -> str | None:
 
 
 def _together(settled: Settled, prices: PriceList) -> Decimal | None:
-    """None as soon as one attempt's price is unknown: a sum with a hole is no sum."""
-    total = Decimal(0)
-    for attempt in settled.attempts:
-        rates = _rates(attempt, settled.row, prices)
-        if rates is None:
-            return None
-        total += rates.cost(attempt.usage)
-    return total
+    """None as soon as one attempt's price is unknown, or two currencies meet: a sum with a hole is no sum."""
+    called = [attempt for attempt in settled.attempts if attempt.reached]
+    rates = [_rates(attempt, settled.row, prices) for attempt in called]
+    if None in rates or len({each.currency for each in rates if each}) > 1:
+        return None
+    return sum((each.cost(attempt.usage) for each, attempt in zip(rates, called, strict=True) if each), Decimal(0))
 
 
 def _stored_cost(cost: Decimal | None) -> Any:

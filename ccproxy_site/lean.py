@@ -20,6 +20,7 @@ from django.http.response import HttpResponseBase
 from django.urls import Resolver404, get_resolver
 
 from gateway import api
+from gateway.intake import request_id_of
 from providers import identity
 from providers.errors import TooLarge
 
@@ -52,6 +53,7 @@ class LeanHandler:
             return
         async with WhileClientStays(receive):
             response = await respond(request)
+            response.headers.setdefault("request-id", request_id_of(request))
             await send_response(response, scope, send)
 
 
@@ -129,7 +131,7 @@ async def respond(request: ASGIRequest) -> HttpResponseBase:
 
 
 async def send_response(response: HttpResponseBase, scope: dict[str, Any], send: Send) -> None:
-    """Each piece of a stream is one send, and `send` waits for a slow client."""
+    """Each piece of a stream is one send."""
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
     start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
     if isinstance(response, api.EventStream):

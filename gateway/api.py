@@ -26,7 +26,7 @@ from gateway.intake import (
 )
 from gateway.relay import Relay
 from providers.errors import MethodNotAllowed, NotFound, ProxyError, UpstreamError
-from providers.messages import decode_request
+from providers.messages import read_request
 
 logger = logging.getLogger("ccproxy.api")
 
@@ -133,7 +133,7 @@ def ask(request: HttpRequest, *, counting: bool = False) -> Question:
     headers = headers_of(request)
     caller: Caller = authenticate(headers, snapshot)
     body = plain_body(request.body, headers.get("content-encoding", ""), settings.MAX_BODY_BYTES)
-    decoded = decode_request(body, running.limits, counting=counting)
+    decoded, body = read_request(body, running.limits, counting=counting)
     return Question(
         caller=caller,
         request=decoded,
@@ -197,7 +197,7 @@ def error_reply(request: HttpRequest, error: ProxyError) -> HttpResponse:
     request_id = request_id_of(request)
     if isinstance(error, UpstreamError) and error.original is not None:
         status, headers, body = error.original
-        response = HttpResponse(body, status=status)
+        response = HttpResponse(body, content_type="application/json", status=status)
         for name in KEPT_HEADERS:
             if name in headers:
                 response[name] = headers[name]

@@ -79,7 +79,7 @@ def unknown_model(model: str, card: KeyCard, snapshot: Snapshot) -> str:
 def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT
-    if not text.isdigit() or not 1 <= int(text) <= MOST:
+    if not (text.isascii() and text.isdigit() and len(text) <= 4) or not 1 <= int(text) <= MOST:
         raise BadMessage(f"limit: expected a number from 1 to {MOST}")
     return int(text)
 

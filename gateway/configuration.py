@@ -113,6 +113,7 @@ class Configuration(threading.Thread):
         except Exception:
             # A row no code of ours could have written: what is in force stays in force.
             logger.exception("the configuration in the database cannot be read")
+            self._failing_since = self._failing_since or time.time()
             return
         close_old_connections()
         self._failing_since = None

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping
 
 import msgspec
+from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest
 
 from accounting import keys
@@ -15,7 +16,17 @@ from gateway.catalogue import unknown_model
 from gateway.configuration import Snapshot
 from providers import identity
 from providers.dialects import Exchange
-from providers.errors import BadMessage, KeyRefused, NoProvider, NotAllowed, NotFound, TooLarge, UnsupportedEncoding
+from providers.dialects.anthropic import is_plain
+from providers.errors import (
+    BadMessage,
+    KeyRefused,
+    NoProvider,
+    NotAllowed,
+    NotFound,
+    TokenMissing,
+    TooLarge,
+    UnsupportedEncoding,
+)
 from providers.messages import MessagesRequest
 from providers.routing import Candidate
 
@@ -60,7 +71,7 @@ class Question(msgspec.Struct, frozen=True):
         headers = {"x-request-id": self.request_id}
         if endpoint.client_token:
             if not self.caller.token_headers:
-                raise KeyRefused(
+                raise TokenMissing(
                     "this model's provider wants your own token: send it in `authorization` and the gateway's key"
                     " in `x-api-key`"
                 )
@@ -80,7 +91,10 @@ def request_id_of(request: HttpRequest) -> str:
 
 
 def query_of(request: HttpRequest) -> dict[str, str]:
-    return {name: str(value) for name, value in request.GET.items()}
+    try:
+        return {name: str(value) for name, value in request.GET.items()}
+    except SuspiciousOperation:
+        raise BadMessage("the query has too many fields") from None
 
 
 def headers_of(request: HttpRequest) -> dict[str, str]:
@@ -103,7 +117,12 @@ def authenticate(headers: Mapping[str, str], snapshot: Snapshot) -> Caller:
         card = snapshot.books.keys.get(keys.digest(token))
         if card is not None:
             _check_state(card)
-            foreign = {name: headers[name] for name, other in tokens.items() if not other.startswith(keys.MARK)}
+            # Whatever holds a key of ours, in any form, stays here.
+            foreign = {
+                name: headers[name]
+                for name, other in tokens.items()
+                if other and keys.MARK not in headers[name] and is_plain(headers[name])
+            }
             return Caller(card, foreign)
     if any(map(keys.is_well_formed, tokens.values())):
         raise KeyRefused("this key is unknown here: ask your administrator for another")
@@ -111,7 +130,8 @@ def authenticate(headers: Mapping[str, str], snapshot: Snapshot) -> Caller:
 
 
 def _token(name: str, value: str) -> str:
-    return value.removeprefix("Bearer ").removeprefix("bearer ").strip() if name == "authorization" else value.strip()
+    scheme, _, rest = value.strip().partition(" ")
+    return rest.strip() if name == "authorization" and scheme.lower() == "bearer" else value.strip()
 
 
 def _check_state(card: KeyCard) -> None:
@@ -132,13 +152,19 @@ def plain_body(body: bytes, encoding: str, most: int) -> bytes:
         raise UnsupportedEncoding(
             f"content-encoding: {encoding[:40]!r} is not read here, send gzip, deflate or nothing"
         )
-    inflater = zlib.decompressobj(wbits=47)
+    plain = b""
     try:
-        plain = inflater.decompress(body, most + 1)
+        while body:
+            # 47: gzip or zlib, whichever it turns out to be. A gzip file may have several members.
+            inflater = zlib.decompressobj(wbits=47)
+            plain += inflater.decompress(body, most + 1 - len(plain))
+            if len(plain) > most:
+                raise TooLarge(f"the body unpacks to more than {most} bytes: shorten the conversation or compact it")
+            if not inflater.eof:
+                raise BadMessage("body: its compressed form ends too early")
+            body = inflater.unused_data
     except zlib.error:
         raise BadMessage(f"body: it is not the {encoding} that content-encoding says") from None
-    if len(plain) > most:
-        raise TooLarge(f"the body unpacks to more than {most} bytes: shorten the conversation or compact it")
     return plain
 
 

@@ -78,21 +78,37 @@ class Meter:
         if self._counted is None:
             short = len(self._exchange.body) <= MOST_COUNTED
             read = tokens.count_request(self._exchange.request) if short else self._estimated_input()
-            characters = self._answer.output_characters
-            short = characters <= MOST_COUNTED
-            written = tokens.count_text(self._answer.output_sample) if short else tokens.estimate(characters)
-            self._counted = Usage(input=read, output=written)
+            self._counted = Usage(input=read, output=self._counted_output())
         return self._counted
 
+    def _counted_output(self) -> int:
+        characters = self._answer.output_characters
+        return (
+            tokens.count_text(self._answer.output_sample) if characters <= MOST_COUNTED else tokens.estimate(characters)
+        )
+
     def final(self) -> Bill:
-        if self._answer.usage is None:
+        told = self._answer.usage
+        if told is None:
             return self.counted(), COUNTED, "tokenizer"
-        return self._answer.usage, UPSTREAM, ""
+        if not self._answer.output_is_told:
+            return msgspec.structs.replace(told, output=self._counted_output()), COUNTED, "tokenizer"
+        return told, UPSTREAM, ""
 
     def _estimated_input(self) -> int:
         if self._read_estimate is None:
             self._read_estimate = tokens.estimate_request(self._exchange.request)
         return self._read_estimate
+
+
+class Unanswered:
+    """The meter of an attempt that has said nothing yet: its provider may have read the request all the same."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def so_far(self) -> Bill:
+        return Usage(input=tokens.estimate_request(self._exchange.request)), ESTIMATED, "request read, nothing heard"
 
 
 class Relay:
@@ -107,6 +123,7 @@ class Relay:
         self._answer: Answer | None = None
         self._meter: Meter | None = None
         self._committed = False  # the client has its 200
+        self._fresh = False  # a kept connection was dead: the next call makes its own
         self._last_sent = self._clock()
         self.provider = ""  # whose answer it is
         self.entry: Entry = runtime.ledger.begin(
@@ -170,7 +187,9 @@ class Relay:
         for candidate in self._question.candidates:
             yield candidate
             if isinstance(self._failures[-1], Unreachable) and self._failures[-1].stale:
+                self._fresh = True
                 yield candidate
+                self._fresh = False
             if isinstance(self._failures[-1], UpstreamError) and not self._failures[-1].elsewhere:
                 return
 
@@ -179,7 +198,8 @@ class Relay:
         exchange = self._exchange(candidate)
         outbound, headers = self._dialect(exchange).encode(exchange), self._question.headers_for(candidate)
         self.entry.open_attempt(candidate)
-        async with self._runtime.upstreams.call(candidate.endpoint, outbound, headers) as call:
+        self.entry.meter = Unanswered(exchange)
+        async with self._runtime.upstreams.call(candidate.endpoint, outbound, headers, fresh=self._fresh) as call:
             try:
                 async for has_news in self._progress(call, candidate.endpoint.timeouts):
                     if not has_news:
@@ -211,7 +231,8 @@ class Relay:
         exchange = self._exchange(candidate)
         outbound, headers = self._dialect(exchange).encode(exchange), self._question.headers_for(candidate)
         self.entry.open_attempt(candidate)
-        async with self._runtime.upstreams.call(candidate.endpoint, outbound, headers) as call:
+        self.entry.meter = Unanswered(exchange)
+        async with self._runtime.upstreams.call(candidate.endpoint, outbound, headers, fresh=self._fresh) as call:
             body = await call.whole(self._clock() + candidate.endpoint.timeouts.total, MOST_ANSWER)
             if call.failure is not None:
                 raise call.failure
@@ -243,9 +264,11 @@ class Relay:
                 elif finishing:
                     return
                 else:
-                    raise TimedOut(f"the provider was silent for {self._clock() - now:.0f} s: try again")
+                    raise too_late(self._clock() - started, timeouts)
             if call.ended and not call.has_data:
                 break
+            if self._clock() >= started + timeouts.total:
+                raise too_late(self._clock() - started, timeouts)
             yield True
         if call.failure is not None and not (self._answer and self._answer.finishing):
             raise call.failure
@@ -312,7 +335,9 @@ class Relay:
             return NEVER_LEFT
         if self._answer is not None and self._answer.usage is not None:
             return self._answer.usage, UPSTREAM, ""
-        if self._answer is not None or isinstance(error, Unreachable | TimedOut):
+        if isinstance(error, TimedOut) and self.entry.meter is not None:
+            return self.entry.meter.so_far()
+        if self._answer is not None or isinstance(error, Unreachable):
             return NO_ANSWER
         return NOTHING_BILLED
 
@@ -334,7 +359,7 @@ class Relay:
         if self.entry.settled:
             return
         if self.entry.has_open_attempt:
-            bill = self._meter.so_far() if self._meter else NO_ANSWER
+            bill = self.entry.meter.so_far() if self.entry.meter else NO_ANSWER
             self.entry.close_attempt(CANCELLED, bill, reason="the client left")
         self.entry.settle(CANCELLED, reason="the client left")
 
@@ -356,6 +381,12 @@ class Relay:
             last.usage.input,
             last.usage.output,
         )
+
+
+def too_late(elapsed: float, timeouts: Timeouts) -> TimedOut:
+    if elapsed >= timeouts.total:
+        return TimedOut(f"the provider took longer than {timeouts.total:g} s: ask for a shorter answer")
+    return TimedOut("the provider was silent for too long: try again")
 
 
 def most_useful(failures: list[ProxyError], model: str) -> ProxyError:

@@ -90,7 +90,7 @@ class Runtime:
         """What an administrator should look at, while requests go on."""
         found = []
         if self.configuration.failing_since is not None:
-            found.append("the database is away: the configuration stays as it was")
+            found.append("the configuration cannot be read from the database: it stays as it was, the log says why")
         if self.booker.failing_since is not None:
             found.append("the database is away: the ledger waits in the spool")
         return found

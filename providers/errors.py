@@ -2,11 +2,11 @@
 
 ProxyError
 + ClientError           the request is at fault; never tried elsewhere
-|   - BadMessage, TooLarge, KeyRefused, NotAllowed, NotFound, MethodNotAllowed
+|   - BadMessage, TooLarge, UnsupportedEncoding, KeyRefused, TokenMissing, NotAllowed, NotFound, MethodNotAllowed
 + GatewayError          this gateway is at fault or has nobody to ask
 |   - LedgerUnavailable, NoProvider
 + UpstreamError         the provider is at fault; the next one may answer
-    - Unreachable       nothing left this machine, or the connection died
+    - Unreachable       no connection, or one that died before an answer: `reached` tells which
     - TimedOut, Overloaded, RateLimited, BrokenStream, NotServed
     - AccountRefused    our credential or our purse: the developer cannot mend it
     - Refused           the provider found the request itself at fault; the next one would too
@@ -88,6 +88,12 @@ class UnsupportedEncoding(ClientError):
 class KeyRefused(ClientError):
     # Without the header Claude Code retries a 401 for minutes in silence.
     status, kind, should_retry = 401, "authentication_error", False
+
+
+class TokenMissing(KeyRefused):
+    """The client could mend it; but another candidate's passing trouble is the better news."""
+
+    rank = 8
 
 
 class NotAllowed(ClientError):

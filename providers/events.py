@@ -228,7 +228,7 @@ def parsed_input(arguments: str) -> dict[str, Any]:
     """A reply's input must be an object. Broken arguments take the form in which clients show them to the model."""
     try:
         parsed = msgspec.json.decode(arguments or "{}")
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         parsed = None
     if isinstance(parsed, dict):
         return parsed

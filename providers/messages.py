@@ -92,24 +92,31 @@ JSON_NAMES: dict[type, str] = {str: "a string", dict: "an object", list: "an arr
 
 
 def decode_request(body: bytes, limits: Limits, *, counting: bool = False) -> MessagesRequest:
-    """The request, or an error that names the field: `messages.0.role: …`. Counting needs no max_tokens."""
+    return read_request(body, limits, counting=counting)[0]
+
+
+def read_request(body: bytes, limits: Limits, *, counting: bool = False) -> tuple[MessagesRequest, bytes]:
+    """The request and the body it stands in, mended where it had to be; or an error that names the field.
+
+    Counting needs no max_tokens.
+    """
     if len(body) > limits.content:
         raise TooLarge(
             f"the content is {len(body)} bytes, more than the {limits.content} this gateway takes:"
             " shorten the conversation or compact it",
             code="content_too_large",
         )
-    request = _decode(body)
+    request, body = _decode(body)
     _check_messages(request, limits)
     _check_fields(request, counting=counting)
-    return request
+    return request, body
 
 
-def _decode(body: bytes) -> MessagesRequest:
+def _decode(body: bytes) -> tuple[MessagesRequest, bytes]:
     if too_deep(body):
         raise BadMessage(f"body: nested deeper than {DEEPEST} levels")
     try:
-        return _decoder.decode(body)
+        return _decoder.decode(body), body
     except msgspec.ValidationError as error:
         raise BadMessage(_complaint(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -118,13 +125,13 @@ def _decode(body: bytes) -> MessagesRequest:
         raise BadMessage(f"body: nested deeper than {DEEPEST} levels") from None
 
 
-def _decode_with_surrogates(body: bytes, error: Exception) -> MessagesRequest:
+def _decode_with_surrogates(body: bytes, error: Exception) -> tuple[MessagesRequest, bytes]:
     """Half an emoji, cut by some client, is no reason to refuse: it becomes U+FFFD."""
     if not _SURROGATE_ESCAPE.search(body):
         raise BadMessage(f"body: not valid JSON: {error}") from None
     try:
-        mended = _LONE_SURROGATE.sub("\ufffd", json.dumps(json.loads(body), ensure_ascii=False))
-        return _decoder.decode(mended)
+        mended = _LONE_SURROGATE.sub("\ufffd", json.dumps(json.loads(body), ensure_ascii=False)).encode()
+        return _decoder.decode(mended), mended
     except msgspec.ValidationError as invalid:
         raise BadMessage(_complaint(str(invalid))) from None
     except (ValueError, RecursionError) as broken:
@@ -177,9 +184,18 @@ def _check_blocks(blocks: list[Block], path: str) -> None:
             if not isinstance(block.get(name), expected):
                 problem = f"expected {JSON_NAMES[expected]}" if name in block else "Field required"
                 raise BadMessage(f"{path}.{position}.{name}: {problem}")
+            _check_type(block[name], f"{path}.{position}.{name}")
+
+
+def _check_type(value: Any, path: str) -> None:
+    """Whatever has a type has a string for it."""
+    if isinstance(value, dict) and not isinstance(value.get("type", ""), str):
+        raise BadMessage(f"{path}.type: expected a string")
 
 
 def _check_fields(request: MessagesRequest, *, counting: bool) -> None:
+    _check_type(request.tool_choice, "tool_choice")
+    _check_type(request.thinking, "thinking")
     if request.max_tokens is None and not counting:
         raise BadMessage("max_tokens: Field required")
     for name, least, most in BOUNDS:
@@ -189,6 +205,7 @@ def _check_fields(request: MessagesRequest, *, counting: bool) -> None:
     for position, tool in enumerate(request.tools or ()):
         if tool.get("type", "custom") == "custom" and not isinstance(tool.get("name"), str):
             raise BadMessage(f"tools.{position}.name: Field required")
+        _check_type(tool, f"tools.{position}")
         if not isinstance(tool.get("input_schema", {}), dict):
             raise BadMessage(f"tools.{position}.input_schema: expected an object")
 

@@ -59,7 +59,10 @@ def endpoint_of(provider: Provider) -> Endpoint:
         timeouts=Timeouts(
             provider.connect_timeout, provider.first_byte_timeout, provider.idle_timeout, provider.total_timeout
         ),
-        options={**provider.options, **({"dialect": provider.dialect} if provider.dialect else {})},
+        options={
+            **(provider.options if isinstance(provider.options, dict) else {}),
+            **({"dialect": provider.dialect} if provider.dialect else {}),
+        },
     )
 
 

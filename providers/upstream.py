@@ -148,16 +148,23 @@ class Call:
 
 
 class Upstreams:
-    """The connections of one process. There is no cap on them: the limit on requests bounds them."""
+    """The connections of one process. There is no cap on them."""
 
     def __init__(self) -> None:
-        self._transport: httpx.AsyncBaseTransport | None = None
+        # With kept connections, and without: of several that a server has closed the pool would give the next dead one.
+        self._transports: dict[bool, httpx.AsyncBaseTransport] = {}
         self._draining: set[asyncio.Task[None]] = set()
         self._urls: dict[tuple[str, str], httpx.URL] = {}
 
     @asynccontextmanager
     async def call(
-        self, endpoint: Endpoint, outbound: Outbound, headers: Mapping[str, str], *, method: str = "POST"
+        self,
+        endpoint: Endpoint,
+        outbound: Outbound,
+        headers: Mapping[str, str],
+        *,
+        method: str = "POST",
+        fresh: bool = False,
     ) -> AsyncIterator[Call]:
         """The call ends with the block; one whose answer is complete may read its last bytes a little longer."""
         request = httpx.Request(
@@ -172,7 +179,7 @@ class Upstreams:
             content=_in_pieces(outbound.body) if len(outbound.body) > LARGE_BODY else outbound.body,
             extensions={"timeout": {"connect": endpoint.timeouts.connect}},
         )
-        call = Call(self._open_transport(), request)
+        call = Call(self._open_transport(fresh=fresh), request)
         finished = False
         try:
             yield call
@@ -204,26 +211,28 @@ class Upstreams:
             self._urls[known] = httpx.URL(url_for(endpoint.base_url, path))
         return self._urls[known]
 
-    def _open_transport(self) -> httpx.AsyncBaseTransport:
-        if self._transport is None:
-            self._transport = AiohttpTransport(client=_session)
-        return self._transport
+    def _open_transport(self, *, fresh: bool) -> httpx.AsyncBaseTransport:
+        if fresh not in self._transports:
+            self._transports[fresh] = AiohttpTransport(client=lambda: _session(fresh=fresh))
+        return self._transports[fresh]
 
     async def close(self) -> None:
         for task in self._draining:
             task.cancel()
         if self._draining:
             await asyncio.gather(*self._draining, return_exceptions=True)
-        if self._transport is not None:
-            await self._transport.aclose()
-            self._transport = None
+        for transport in self._transports.values():
+            await transport.aclose()
+        self._transports.clear()
 
 
-def _session() -> aiohttp.ClientSession:
+def _session(*, fresh: bool) -> aiohttp.ClientSession:
     tracing = aiohttp.TraceConfig()
     tracing.on_connection_reuseconn.append(_note_reuse)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+        connector=aiohttp.TCPConnector(
+            limit=0, force_close=fresh, keepalive_timeout=None if fresh else KEEP_ALIVE_SECONDS
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[tracing],
         skip_auto_headers=("user-agent", "accept", "accept-encoding"),

@@ -280,4 +280,47 @@ async def test_counting_goes_on_here_where_the_provider_does_not_count(gateway: 
     body = {"model": "claude-opus-5-5", "messages": [{"role": "user", "content": "Hello there"}]}
     first = await gateway.ask(body, path="/v1/messages/count_tokens")
     assert first.json()["input_tokens"] > 0
-    assert 1 in gateway.runtime.not_counting
+    assert gateway.runtime.not_counting == {}
+
+
+async def test_a_token_the_provider_refuses_is_refused_for_counting_too(gateway: Gateway, upstream: Upstream) -> None:
+    gateway.route(route_to(endpoint(1, "anthropic", upstream.url + "/nothing-here")))
+    body = {"model": "claude-opus-5-5", "messages": [{"role": "user", "content": "Hello there"}]}
+    assert (await gateway.ask(body, path="/v1/messages/count_tokens")).status == 200
+    assert list(gateway.runtime.not_counting) == [1]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models?limit=%C2%B2", "/v1/models?limit=" + "9" * 5000, "/v1/models?" + "a&" * 2000]
+)
+async def test_odd_queries_are_400(routed: Gateway, path: str) -> None:
+    reply = await routed.ask(b"", method="GET", path=path)
+    assert (reply.status, reply.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tool_choice": {"type": ["auto"]}},
+        {"thinking": {"type": {}}},
+        {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": []}}]}]},
+        {"tools": [{"type": 5, "name": "a"}]},
+    ],
+)
+async def test_a_type_is_a_string_for_every_upstream(
+    gateway: Gateway, upstream: Upstream, changes: dict[str, Any]
+) -> None:
+    gateway.route(route_to(endpoint(1, "openai", upstream.url)))
+    reply = await gateway.ask(question(**changes))
+    assert reply.status == 400
+    assert "expected a string" in reply.json()["error"]["message"]
+
+
+async def test_half_an_emoji_reaches_any_upstream_mended(gateway: Gateway, upstream: Upstream, kind: str) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url), model="renamed"))
+    assert (await gateway.ask(question("half an emoji \ud83d"))).status == 200
+
+
+async def test_every_reply_has_its_id(routed: Gateway) -> None:
+    for method, path in (("GET", "/"), ("GET", "/health"), ("GET", "/v1/models"), ("HEAD", "/api/hello")):
+        assert (await routed.ask(b"", method=method, path=path)).headers["request-id"].startswith("req_")

@@ -10,10 +10,10 @@ import pytest
 
 from accounting.ledger import Entry
 from gateway.relay import Relay
-from gateway.tests.conftest import QUICK, Gateway, Upstream, endpoint, question
+from gateway.tests.conftest import OWNER_TOKEN, QUICK, Gateway, Upstream, endpoint, question
 from providers.dialects import Answer
 from providers.errors import LedgerUnavailable
-from providers.routing import Endpoint, Route, Target
+from providers.routing import Endpoint, Route, Target, Timeouts
 
 
 def route_to(*endpoints: Endpoint, pattern: str = "claude-*", model: str = "") -> Route:
@@ -239,6 +239,49 @@ async def test_gateway_key_never_goes_upstream(gateway: Gateway, upstream: Upstr
     assert "ccp_" not in str(seen["headers"])
     assert "secret-1" in str(seen["headers"])
     assert seen["headers"]["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [f"BEARER {OWNER_TOKEN}", f"Basic {OWNER_TOKEN}", f"Bearer\t{OWNER_TOKEN}", f"Bearer sk-x, Bearer {OWNER_TOKEN}"],
+    ids=["upper case", "basic", "tab", "twice"],
+)
+async def test_a_key_in_no_form_is_taken_for_the_client_s_own_token(
+    gateway: Gateway, upstream: Upstream, authorization: str
+) -> None:
+    gateway.route(route_to(endpoint(1, "anthropic", upstream.url, client_token=True)))
+    reply = await gateway.ask(question(), headers={"authorization": authorization})
+    assert reply.status == 401
+    assert await upstream.requests() == []
+
+
+async def test_a_missing_token_is_worse_news_than_a_passing_trouble(gateway: Gateway, upstream: Upstream) -> None:
+    gateway.route(
+        route_to(endpoint(1, "anthropic", upstream.url), endpoint(2, "anthropic", upstream.url, client_token=True))
+    )
+    await upstream.script({"status": 529})
+    assert (await gateway.ask(question())).status == 529
+
+
+async def test_an_endless_answer_ends_with_its_time(gateway: Gateway, upstream: Upstream, kind: str) -> None:
+    short = Timeouts(connect=1, first_byte=5, idle=5, total=0.4)
+    gateway.route(route_to(endpoint(1, kind, upstream.url, timeouts=short)))
+    await upstream.script({"size": 100_000, "chunks": 2000, "chunk_delay": 0.005})
+    reply = await gateway.ask(question())
+    assert [name for name, _ in reply.events()][-1] == "error"
+    assert b"longer than 0.4 s" in reply.body
+
+
+async def test_who_leaves_before_the_first_byte_is_billed_for_what_was_read(
+    gateway: Gateway, upstream: Upstream, kind: str
+) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url)))
+    await upstream.script({"hang": True})
+    await gateway.ask(question("word " * 400), leave_after=0.3)
+    [settled] = gateway.settled()
+    assert settled.row.status == "cancelled"
+    assert settled.attempts[0].usage.input > 300
+    assert settled.attempts[0].source == "estimated"
 
 
 async def test_client_token_is_forwarded_where_the_provider_wants_it(gateway: Gateway, upstream: Upstream) -> None:

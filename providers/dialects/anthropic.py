@@ -16,6 +16,7 @@ from providers import identity, splice
 from providers.dialects import refusals
 from providers.dialects.dialect import Dialect, Exchange, Outbound
 from providers.errors import AccountRefused, BrokenStream, UpstreamError
+from providers.events import MessageWriter
 from providers.sse import Reader
 from providers.state import MARK
 from providers.usage import Usage, tokens
@@ -38,7 +39,12 @@ def count(exchange: Exchange) -> Outbound:
 
 
 def _path(path: str, exchange: Exchange) -> str:
-    return f"{path}?{exchange.query}" if exchange.query else path
+    return f"{path}?{exchange.query}" if exchange.query and is_plain(exchange.query) else path
+
+
+def is_plain(text: str) -> bool:
+    """Whether it may stand in a header or an address; whatever else a client put there is its own and stays here."""
+    return text.isascii() and text.isprintable()
 
 
 def _body(exchange: Exchange) -> bytes:
@@ -54,7 +60,7 @@ def _headers(exchange: Exchange) -> dict[str, str]:
     kept = {
         name: value
         for name, value in exchange.headers.items()
-        if name in FORWARDED or name.startswith(FORWARDED_PREFIXES)
+        if (name in FORWARDED or name.startswith(FORWARDED_PREFIXES)) and is_plain(value)
     }
     kept.setdefault("anthropic-version", "2023-06-01")
     kept.setdefault("content-type", "application/json")
@@ -99,24 +105,13 @@ def _is_our_thinking(block: bytes) -> bool:
     return decoded.get("type") == "thinking" and str(decoded.get("signature", "")).startswith(MARK.decode())
 
 
-class _Message(msgspec.Struct):
-    id: Any = None
-    model: Any = None
-    usage: dict[str, Any] | None = None
-
-
-class _Delta(msgspec.Struct):
-    text: str | None = None
-    thinking: str | None = None
-    partial_json: str | None = None
-    stop_reason: str | None = None
-
-
 class _Event(msgspec.Struct):
+    """Any value anywhere: an upstream's odd field must not hide the rest of its event."""
+
     type: str
-    message: _Message | None = None
-    delta: _Delta | None = None
-    usage: dict[str, Any] | None = None
+    message: Any = None
+    delta: Any = None
+    usage: Any = None
     error: Any = None
 
 
@@ -178,58 +173,85 @@ class PassThrough:
         self.error: UpstreamError | None = None
         self.output_characters = 0
         self.output_sample = ""
+        self.output_is_told = False
         self._exchange = exchange
         self._content_type = content_type
         self._reader = Reader()
         self._held = b""  # the beginning of an event
-        self._waiting: list[bytes] = []  # whole events before the first content
+        # Whole events that wait: before the first content, since another may still answer; and from the stop reason
+        # on, since the usage that is settled with it may follow.
+        self._waiting: list[bytes] = []
+        self._waiting_length = 0
         self._reported: dict[str, Any] = {}
 
     def feed(self, data: bytes) -> bytes:
         self._held += data
+        if not self.began and self._held.lstrip()[:1] in (b"{", b"[", b"<"):
+            if len(self._held) > MOST_HELD:
+                self._fail("the provider's answer is too long to be read")
+            return b""  # no event stream: finish() will see what it is
         end = _last_boundary(self._held)
         if not end:
-            if not self.began and self._held.lstrip()[:1] in (b"{", b"[", b"<"):
-                self._fail(f"the provider answered with {self._content_type or 'no content type'}, not an event stream")
-            elif len(self._held) > MOST_HELD:
+            if len(self._held) > MOST_HELD:
                 self._fail("the provider sent an event without end")
             return b""
         events, self._held = self._held[:end], self._held[end:]
         return self._pass(events)
 
     def finish(self) -> bytes:
-        rest = self._pass(self._held.rstrip(b"\r\n") + b"\n\n") if self._held.strip() and not self.error else b""
-        self._held = b""
-        if self.error is None and not self.complete:
-            if self.stop_reason is None:
-                self._fail("the provider closed the stream before the answer was complete")
-            else:
-                self.ended = True
-                rest += b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
-        return rest
+        held, self._held = self._held.strip(), b""
+        if not self.began and held[:1] in (b"{", b"[", b"<"):
+            return self._as_events(held)
+        rest = self._pass(held + b"\n\n") if held and not self.error else b""
+        if self.error is not None or self.complete:
+            return rest
+        if self.stop_reason is None:
+            self._fail("the provider closed the stream before the answer was complete")
+            return rest
+        self.ended = self.complete = True
+        return rest + self._released() + b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
     def whole(self, body: bytes) -> bytes:
+        reply = self._read_reply(body)
+        if reply is None:
+            return b""
+        edits = self._edits(reply.get("id"), reply.get("model"))
+        return splice.replace_members(body, edits) if edits else body
+
+    def _read_reply(self, body: bytes) -> dict[str, Any] | None:
         try:
             reply = msgspec.json.decode(body, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self._fail(f"the provider answered with {self._content_type or 'no content type'} that is no JSON object")
-            return b""
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self._fail(f"the provider answered with {self._content_type or 'no content type'} that is no reply")
+            return None
         if "error" in reply or not isinstance(reply.get("content"), list):
             self.error = refusals.in_answer(reply)
-            return b""
-        self.began = self.ended = True
+            return None
+        self.began = self.ended = self.complete = True
         self.stop_reason = reply.get("stop_reason") if isinstance(reply.get("stop_reason"), str) else "end_turn"
-        if isinstance(reply.get("usage"), dict):
-            self.usage = usage_of(reply["usage"])
-        edits = self._edits(reply.get("id"), reply.get("model"))
+        self._report(reply.get("usage"), final=True)
         self._note(msgspec.json.encode(reply["content"]).decode() if self.usage is None else "")
-        return splice.replace_members(body, edits) if edits else body
+        return reply
+
+    def _as_events(self, body: bytes) -> bytes:
+        """A complete reply where a stream was asked for."""
+        reply = self._read_reply(body)
+        if reply is None:
+            return b""
+        self._edits(reply.get("id"), None)
+        writer = MessageWriter(self.message_id or identity.message_id(), self._exchange.request.model)
+        for block in reply["content"]:
+            if isinstance(block, dict) and isinstance(block.get("type"), str):
+                _write_block(writer, block)
+        writer.end(self.stop_reason or "end_turn", self.usage or Usage())
+        return writer.take()
 
     def _pass(self, events: bytes) -> bytes:
         for frame in self._reader.feed(events):
-            try:
-                event = _events.decode(frame.data)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            if self.complete:
+                break
+            event = self._decoded(frame.data)
+            if event is None:
                 continue  # what we cannot read is not ours to judge
             if event.type == "error":
                 self.error = refusals.in_answer({"error": event.error})
@@ -240,41 +262,63 @@ class PassThrough:
                 events = events.replace(frame.data, edited, 1)
         if self.error and not self.began:
             return b""
-        if not self.began:
-            self._waiting.append(events)
-            return b""
-        if self._waiting:
-            events = b"".join([*self._waiting, events])
-            self._waiting.clear()
+        self._waiting.append(events)
+        if self.error or self.complete or (self.began and self.stop_reason is None):
+            self.ended = self.complete
+            return self._released()
+        self.finishing = self.stop_reason is not None
+        self._waiting_length += len(events)
+        if self._waiting_length > MOST_HELD:
+            self._fail("the provider sent too much before its answer began")
+        return b""
+
+    def _released(self) -> bytes:
+        events = b"".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_length = 0
         return events
+
+    def _decoded(self, data: bytes) -> _Event | None:
+        try:
+            return _events.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # Not to be read, but the client may find an ending in it: then it must be settled before it leaves.
+            if b'"message_stop"' in data:
+                return _Event("message_stop")
+            if b'"stop_reason":"' in data.replace(b" ", b""):
+                return _Event("message_delta", delta={"stop_reason": "end_turn"})
+            return None
 
     def _observe(self, event: _Event, data: bytes) -> bytes | None:
         """Takes note of an event; returns its data where it must be edited."""
-        delta = event.delta
-        if event.type == "content_block_delta" and delta is not None:
+        delta = event.delta if isinstance(event.delta, dict) else {}
+        if event.type == "content_block_delta":
             self.began = True
-            self._note(delta.text or delta.thinking or delta.partial_json or "")
+            text = delta.get("text") or delta.get("thinking") or delta.get("partial_json")
+            self._note(text if isinstance(text, str) else "")
         elif event.type == "content_block_start":
             self.began = True
-        elif event.type == "message_start" and event.message is not None:
-            self._report(event.message.usage)
-            edits = self._edits(event.message.id, event.message.model)
+        elif event.type == "message_start" and isinstance(event.message, dict):
+            self._report(event.message.get("usage"), final=False)
+            edits = self._edits(event.message.get("id"), event.message.get("model"))
             return _edited_start(data, edits) if edits else None
         elif event.type == "message_delta":
-            self._report(event.usage)
-            if delta is not None and delta.stop_reason is not None:
-                self.began = self.ended = True
-                self.stop_reason = delta.stop_reason
+            self._report(event.usage, final=True)
+            if isinstance(delta.get("stop_reason"), str):
+                self.began = True
+                self.stop_reason = delta["stop_reason"]
         elif event.type == "message_stop":
-            self.began = self.ended = self.complete = True
+            self._report(event.usage, final=True)
+            self.began = self.complete = True
             self.stop_reason = self.stop_reason or "end_turn"
         return None
 
-    def _report(self, usage: dict[str, Any] | None) -> None:
+    def _report(self, usage: Any, *, final: bool) -> None:
         """Later totals replace earlier ones, field by field; they are never added."""
-        if usage:
+        if isinstance(usage, dict) and usage:
             self._reported.update({name: value for name, value in usage.items() if value is not None})
             self.usage = usage_of(self._reported)
+            self.output_is_told = self.output_is_told or (final and usage.get("output_tokens") is not None)
 
     def _edits(self, message_id: Any, model: Any) -> dict[str, bytes]:
         """The client sees the name it asked for, and an id no other answer has."""
@@ -313,11 +357,37 @@ def _last_boundary(data: bytes) -> int:
 
 
 def refusal(exchange: Exchange, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
-    """Goes back byte for byte, since clients act on its wording; our own account's troubles do not."""
+    """Goes back byte for byte, since clients act on its wording; what is no envelope or tells a secret does not."""
     error = refusals.read(exchange, status, headers, body)
-    if not isinstance(error, AccountRefused) or exchange.endpoint.client_token:
+    ours = isinstance(error, AccountRefused) and not exchange.endpoint.client_token
+    if not ours and 400 <= status <= 599 and _is_clean_envelope(body):
         error.original = (status, headers, body)
     return error
+
+
+def _is_clean_envelope(body: bytes) -> bool:
+    try:
+        told = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    if not isinstance(told, dict) or told.get("type") != "error" or not isinstance(told.get("error"), dict):
+        return False
+    message, text = told["error"].get("message"), body.decode()
+    return isinstance(message, str) and refusals.scrub(message) == message and refusals.scrub(text) == text
+
+
+def _write_block(writer: MessageWriter, block: Mapping[str, Any]) -> None:
+    if block["type"] == "text":
+        writer.text(str(block.get("text", "")))
+        writer.close()
+    elif block["type"] == "thinking":
+        writer.thinking(str(block.get("thinking", "")))
+        writer.sign(str(block.get("signature", "")))
+    elif block["type"] == "tool_use":
+        writer.tool_use(str(block.get("id") or identity.tool_use_id()), str(block.get("name", "")))
+        writer.arguments(msgspec.json.encode(block.get("input") or {}).decode())
+    else:
+        writer.open(block)
 
 
 DIALECT = Dialect(encode=encode, answer=PassThrough, refusal=refusal, count=count)

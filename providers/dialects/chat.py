@@ -202,6 +202,7 @@ class ChatAnswer:
     def __init__(self, exchange: Exchange, content_type: str) -> None:
         self.message_id = identity.message_id()
         self.usage: Usage | None = None
+        self.output_is_told = True
         self.stop_reason: str | None = None
         self.upstream_id: str | None = None
         self.began = self.ended = self.complete = self.finishing = False

@@ -70,7 +70,7 @@ def read_chunk(data: bytes) -> Chunk | None:
     """None for what is no JSON object."""
     try:
         return _decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _chunk(loads(data))
 
 
@@ -78,6 +78,8 @@ def loads(data: bytes) -> Any:
     """Any JSON, even with half an emoji in it; None for what is none."""
     try:
         return msgspec.json.decode(data)
+    except UnicodeDecodeError:
+        return None
     except (msgspec.DecodeError, RecursionError):
         if b"\\u" not in data:
             return None

@@ -52,6 +52,7 @@ class Answer(Protocol):
 
     message_id: str
     usage: Usage | None  # as the upstream reported it, None while it has not
+    output_is_told: bool  # False while only a first guess of the output is known
     stop_reason: str | None
     upstream_id: str | None  # the upstream's own id for the answer
     began: bool  # content has been returned: from here on no other candidate can answer

@@ -178,7 +178,9 @@ def _status(status: int, code: Any, kind: str, fields: Mapping[str, Any]) -> int
     if status >= 400:
         return status
     for named in (code, fields.get("status_code"), fields.get("status")):
-        if isinstance(named, int | str) and str(named).isdigit() and 400 <= int(named) <= 599:
+        if isinstance(named, int) and 400 <= named <= 599:
+            return named
+        if isinstance(named, str) and re.fullmatch(r"[45][0-9][0-9]", named):
             return int(named)
     return KIND_STATUS.get(kind.lower(), status)
 

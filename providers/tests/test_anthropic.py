@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from providers.dialects.anthropic import PassThrough, RecentIds, encode, refusal, usage_of
 from providers.dialects.dialect import Exchange
 from providers.errors import AccountRefused, Overloaded, RateLimited, Refused
+from providers.events import fold
 from providers.messages import Limits, decode_request
 from providers.routing import Endpoint
 from providers.state import State, seal
@@ -136,9 +137,92 @@ def test_a_stream_without_its_end_is_cut() -> None:
 
 def test_a_finished_answer_gets_the_stop_it_lacks() -> None:
     machine = answer()
-    machine.feed(sse(start("msg_lack"), OPEN, TEXT, CLOSE, DELTA))
-    assert machine.finish() == b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    out = machine.feed(sse(start("msg_lack"), OPEN, TEXT, CLOSE)) + machine.feed(sse(DELTA))
+    assert b"message_delta" not in out
+    assert machine.finishing
+    assert machine.finish() == sse(DELTA) + b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
     assert machine.error is None
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        [DELTA, {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 500}}, STOP],
+        [{"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, {**STOP, "usage": {"output_tokens": 500}}],
+    ],
+    ids=["in a later delta", "in the stop"],
+)
+def test_usage_that_comes_after_the_stop_reason_is_the_one_that_is_settled(ending: list[dict[str, Any]]) -> None:
+    machine = answer()
+    machine.feed(sse(start(f"msg_{len(ending)}", input_tokens=3, output_tokens=1), OPEN, TEXT, CLOSE))
+    for event in ending:
+        before = machine.ended
+        out = machine.feed(sse(event))
+        assert machine.ended or b"stop_reason" not in out
+        assert not before
+    assert machine.usage == Usage(input=3, output=500)
+    assert machine.output_is_told
+
+
+def test_the_first_guess_of_the_output_is_no_bill() -> None:
+    machine = answer()
+    bare = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    machine.feed(sse(start("msg_guess", input_tokens=3, output_tokens=1), OPEN, TEXT, CLOSE, bare, STOP))
+    assert machine.complete
+    assert not machine.output_is_told
+
+
+@pytest.mark.parametrize("usage", [[1], "x", {"output_tokens": int("9" * 400)}])
+def test_an_odd_usage_hides_no_ending(usage: Any) -> None:
+    machine = answer()
+    odd = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}
+    out = machine.feed(sse(start(f"msg_odd{usage!r:.9}"), OPEN, TEXT, CLOSE)) + machine.feed(sse(odd))
+    assert b'stop_reason": "end_turn' not in out
+    assert machine.stop_reason == "end_turn"
+
+
+def test_what_comes_after_the_end_is_not_read() -> None:
+    machine = answer()
+    late = {"type": "error", "error": {"type": "api_error", "message": "late"}}
+    machine.feed(sse(start("msg_late"), OPEN, TEXT, CLOSE, DELTA, STOP, late))
+    assert machine.complete
+    assert machine.error is None
+
+
+def test_a_complete_reply_where_a_stream_was_asked_for_becomes_one() -> None:
+    content = [{"type": "text", "text": "hi"}, {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {"a": 1}}]
+    reply = {"id": "msg_doc", "content": content, "stop_reason": "tool_use", "usage": {"input_tokens": 3}}
+    machine = answer()
+    out = machine.feed(json.dumps(reply).encode()) + machine.finish()
+    told = fold(out)
+    assert [block["type"] for block in told["content"]] == ["text", "tool_use"]
+    assert told["content"][1]["input"] == {"a": 1}
+    assert (machine.complete, machine.usage) == (True, Usage(input=3))
+
+
+def test_headers_that_no_header_can_hold_are_left_out() -> None:
+    sent = encode(
+        exchange(headers={"user-agent": "Gr\u00fc\u00dfe", "anthropic-beta": "a\x01b", "x-app": "cli"})
+    ).headers
+    assert "user-agent" not in sent
+    assert "anthropic-beta" not in sent
+    assert sent["x-app"] == "cli"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>bad gateway</html>",
+        b"",
+        b'{"error":"slow"}',
+        b'{"type":"error","error":{"type":"api_error","message":"at http://10.0.0.5:99 with sk-ant-canary123456"}}',
+    ],
+)
+def test_what_is_no_envelope_or_tells_a_secret_does_not_go_back(body: bytes) -> None:
+    error = refusal(exchange(), 502, {}, body)
+    assert error.original is None
+    assert "sk-ant-canary" not in error.message
+    assert "10.0.0.5" not in error.message
 
 
 def test_a_last_event_without_its_blank_line_counts() -> None:
@@ -166,7 +250,7 @@ def test_an_error_after_content_keeps_what_came_before_it() -> None:
     assert machine.error is not None
 
 
-@pytest.mark.parametrize("body", [b"<html>sign in</html>", b'{"type":"message"}', b"  {}"])
+@pytest.mark.parametrize("body", [b"<html>sign in</html>", b'{"type":"message"}', b"  {}", b"[" * 200_000])
 def test_what_is_no_event_stream_is_a_failure(body: bytes) -> None:
     machine = answer()
     machine.feed(body)
