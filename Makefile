@@ -2,7 +2,7 @@
 # setup-e2e installs Debian's Chromium where none is found.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-e2e serve test torture check bench lock clean compiled
+.PHONY: help setup setup-e2e serve test torture check bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +18,7 @@ ARGS :=
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED) compiled ## Install everything for Python into .venv
+setup: $(INSTALLED) ## Install everything for Python into .venv
 
 # The first of these that is Python 3.11 or later.
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
@@ -39,17 +39,6 @@ $(INSTALLED): requirements-dev.txt
 	@echo "Installing the locked requirements"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
-
-# Optional: without a compiler, or with CCPROXY_BUILD_CYTHON=false, the same code runs uncompiled.
-compiled: $(INSTALLED)
-	@case "$${CCPROXY_BUILD_CYTHON:-true}" in \
-		0|[Ff]alse|FALSE|[Nn]o|NO|[Oo]ff|OFF) ;; \
-		*) if [ -f setup.py ]; then \
-			mkdir -p build; \
-			$(BIN)/python setup.py --quiet build_ext --inplace >build/compiled.log 2>&1 || \
-				echo "The compiled helpers could not be built (build/compiled.log); plain Python serves instead"; \
-		fi ;; \
-	esac
 
 setup-e2e: $(INSTALLED) ## Install Chromium and Claude Code for the end-to-end tests
 	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then \

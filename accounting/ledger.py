@@ -23,7 +23,7 @@ from providers.usage import Usage
 logger = logging.getLogger("ccproxy.ledger")
 
 # Bytes that stay free for the settlement of every running request: a disk that fills up meanwhile cannot refuse it.
-SETTLEMENT_ROOM = 2048
+SETTLEMENT_ROOM = 8192
 
 COMPLETED, CUT, CANCELLED, FAILED, INTERRUPTED = "completed", "cut", "cancelled", "failed", "interrupted"
 UPSTREAM, COUNTED, ESTIMATED = "upstream", "counted", "estimated"
@@ -183,6 +183,8 @@ class Entry:
             return None
         usage, source, method = meter.so_far()
         attempt = msgspec.structs.replace(self.attempts[-1], usage=usage, source=source, method=method)
+        if self.meter is not meter:
+            return None  # the next attempt has begun meanwhile: these figures are not its own
         return _encode(Progress(self.request_id, attempt))
 
 

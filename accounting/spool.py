@@ -155,9 +155,13 @@ class Spool:
             if self._segments and self._segments[-1].has_room(self._needed):
                 return
             try:
-                self._create(self._segment_bytes).close(remove=True)
+                segment = self._create(self._segment_bytes)
             except OSError as error:
                 raise SpoolFull(f"the spool in {self.directory} cannot be written: {error}") from error
+            if self._segments:
+                segment.close(remove=True)
+            else:
+                self._segments.append(segment)  # the first request would make it anyway
 
     def sync(self) -> None:
         """To the disk; outside the lock, since a slow disk must not hold up a request."""
