@@ -23,7 +23,7 @@ from providers.usage import Usage
 logger = logging.getLogger("ccproxy.ledger")
 
 # Bytes that stay free for the settlement of every running request: a disk that fills up meanwhile cannot refuse it.
-SETTLEMENT_ROOM = 8192
+SETTLEMENT_ROOM = 2048
 
 COMPLETED, CUT, CANCELLED, FAILED, INTERRUPTED = "completed", "cut", "cancelled", "failed", "interrupted"
 UPSTREAM, COUNTED, ESTIMATED = "upstream", "counted", "estimated"

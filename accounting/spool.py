@@ -110,7 +110,7 @@ class Spool:
         self._finished: list[Segment] = []
         self._made = 0
         self._read_position = 0  # in the oldest segment
-        self._needed = 0  # by the line before, with what it had to leave free
+        self._needed = 0  # by the last line that had to leave room, with that room
         self._lock = threading.Lock()
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -123,7 +123,10 @@ class Spool:
         lines = b"".join(map(seal, payloads))
         with self._lock:
             try:
-                self._needed = len(lines) + leave_free
+                if (
+                    leave_free
+                ):  # a settlement finds the room that was left for it; what is asked is whether more may run
+                    self._needed = len(lines) + leave_free
                 segment = self._segment_for(len(lines), leave_free, carry)
                 segment.append(lines)
                 if self._sync_every_line:
@@ -150,7 +153,7 @@ class Spool:
         return segment
 
     def probe(self) -> None:
-        """Raises SpoolFull where a line like the one before could not be written now."""
+        """Raises SpoolFull where another line that must leave room could not be written now."""
         with self._lock:
             if self._segments and self._segments[-1].has_room(self._needed):
                 return
