@@ -111,6 +111,7 @@ def play(folder: Path) -> None:
 def fill_and_free(gateway: Installation, upstream: Mock, disk: Disk, load: Load, key: str) -> None:
     disk.fill()
     took = until(lambda: any(seen.status == 503 for seen in load.seen), 30, "a question is refused")
+    until(lambda: stands_still(upstream), 15, "what was running has ended, and took the last room")
 
     status, envelope = refusal(gateway, key)
     assert status == 503
@@ -120,7 +121,6 @@ def fill_and_free(gateway: Installation, upstream: Mock, disk: Disk, load: Load,
     health = gateway.health()
     assert (health["http"], health["status"]) == (503, "unhealthy")
     assert "CRITICAL" in gateway.log.read_text()
-    until(lambda: stands_still(upstream), 15, "what was running has ended, and took the last room")
     billed, refused = len(upstream.bill()), len(load.seen)
     until(lambda: len(load.seen) > refused + 10, 10, "more questions are refused")
     assert len(upstream.bill()) == billed, "a provider was called that could not be booked"
