@@ -41,6 +41,7 @@ from providers.errors import (
     Unreachable,
     UpstreamError,
 )
+from providers.events import PING
 from providers.routing import Candidate, Timeouts
 from providers.upstream import MOST_ERROR_BODY, Call
 from providers.usage import Usage
@@ -48,7 +49,6 @@ from providers.usage import Usage
 logger = logging.getLogger("ccproxy.relay")
 requests_log = logging.getLogger("ccproxy.requests")
 
-PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 NO_ANSWER: Bill = (Usage(), ESTIMATED, "no answer")
 WAITING = b": waiting\n\n"
 MOST_ANSWER = 256 * 1024 * 1024

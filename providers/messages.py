@@ -91,10 +91,6 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
 JSON_NAMES: dict[type, str] = {str: "a string", dict: "an object", list: "an array"}
 
 
-def decode_request(body: bytes, limits: Limits, *, counting: bool = False) -> MessagesRequest:
-    return read_request(body, limits, counting=counting)[0]
-
-
 def read_request(body: bytes, limits: Limits, *, counting: bool = False) -> tuple[MessagesRequest, bytes]:
     """The request and the body it stands in, mended where it had to be; or an error that names the field.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from providers.dialects.chat import ChatAnswer
 from providers.dialects.dialect import Exchange
-from providers.messages import Limits, decode_request
+from providers.messages import Limits, read_request
 from providers.routing import Endpoint
 
 SECRET = b"a secret of the tests"
@@ -41,7 +41,7 @@ def exchange(
     sent = json.dumps(body).encode()
     endpoint = Endpoint(1, "somebody", "openai", base_url, options=options or {})
     return Exchange(
-        decode_request(sent, Limits()),
+        read_request(sent, Limits())[0],
         sent,
         headers or {},
         "",

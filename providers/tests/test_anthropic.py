@@ -15,7 +15,7 @@ from providers.dialects.anthropic import PassThrough, RecentIds, encode, refusal
 from providers.dialects.dialect import Exchange
 from providers.errors import AccountRefused, Overloaded, RateLimited, Refused
 from providers.events import fold
-from providers.messages import Limits, decode_request
+from providers.messages import Limits, read_request
 from providers.routing import Endpoint
 from providers.state import State, seal
 from providers.usage import Usage
@@ -26,7 +26,7 @@ SECRET = b"secret"
 def exchange(body: bytes | None = None, model: str = "claude-a", headers: dict[str, str] | None = None) -> Exchange:
     body = body or b'{"model":"claude-a","max_tokens":5,"stream":true,"messages":[{"role":"user","content":"hi"}]}'
     return Exchange(
-        request=decode_request(body, Limits()),
+        request=read_request(body, Limits())[0],
         body=body,
         headers=headers or {},
         query="beta=true",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.errors import BadMessage
-from providers.messages import DEEPEST, Limits, decode_request, text_of, too_deep
+from providers.messages import DEEPEST, Limits, read_request, text_of, too_deep
 
 
 def body(content: Any = "hi", **fields: Any) -> bytes:
@@ -20,14 +20,14 @@ def body(content: Any = "hi", **fields: Any) -> bytes:
 
 @pytest.mark.parametrize("half", ["\ud83d", "a\udc00b", "\ud83d\ud83d\ude00"])
 def test_half_an_emoji_becomes_a_replacement_character(half: str) -> None:
-    content = decode_request(body(half), Limits()).messages[0].content
+    content = read_request(body(half), Limits())[0].messages[0].content
     assert isinstance(content, str)
     content.encode()
     assert "\ufffd" in content
 
 
 def test_whole_emojis_stay() -> None:
-    assert decode_request(body("😀 Grüße"), Limits()).messages[0].content == "😀 Grüße"
+    assert read_request(body("😀 Grüße"), Limits())[0].messages[0].content == "😀 Grüße"
 
 
 def nested(depth: int, opening: str = "[", closing: str = "]") -> bytes:
@@ -52,19 +52,19 @@ def test_brackets_in_strings_are_text(text: str) -> None:
 
 
 def test_a_long_flat_body_is_decoded() -> None:
-    assert len(decode_request(body([{"type": "text", "text": "[{" * 2000}]), Limits()).messages) == 1
+    assert len(read_request(body([{"type": "text", "text": "[{" * 2000}]), Limits())[0].messages) == 1
 
 
 def test_counting_needs_no_max_tokens() -> None:
     raw = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
-    assert decode_request(raw, Limits(), counting=True).max_tokens is None
+    assert read_request(raw, Limits(), counting=True)[0].max_tokens is None
     with pytest.raises(BadMessage, match="max_tokens: Field required"):
-        decode_request(raw, Limits())
+        read_request(raw, Limits())[0]
 
 
 def test_of_two_models_the_last_counts() -> None:
     raw = b'{"model":"a","model":"b","max_tokens":1,"messages":[{"role":"user","content":"hi"}]}'
-    assert decode_request(raw, Limits()).model == "b"
+    assert read_request(raw, Limits())[0].model == "b"
 
 
 def test_every_readable_text_is_found() -> None:
