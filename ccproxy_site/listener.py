@@ -1,32 +1,144 @@
-"""Daphne, without the parts of Twisted's web server that an ASGI application does not use.
+"""Daphne's server and its listener: who may connect, who may ask, and what still runs.
 
 Import it only when the event loop's policy is decided: Daphne makes its loop as it is imported.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from daphne import server
-from daphne.http_protocol import HTTPFactory, WebRequest
+from daphne.http_protocol import HTTPFactory
+from twisted.internet import defer, reactor
+
+from ccproxy_site.connection import Connection, Limits, Request
+from providers.errors import Busy, ProxyError
+
+logger = logging.getLogger("ccproxy.server")
+
+API = "/v1/"
+# Seconds between two looks at the connections.
+LOOK = 1.0
 
 
-class LeanFactory(HTTPFactory):
-    """Twisted would format a log line that goes nowhere and parse each POST's content type as an e-mail header."""
+class Listener(HTTPFactory):
+    """Makes the connections, up to a number, and looks after them."""
 
-    def buildProtocol(self, addr: Any) -> Any:
-        protocol = super().buildProtocol(addr)
-        protocol.requestFactory = partial(WebRequest, parsePOSTFormSubmission=False)
-        return protocol
+    def __init__(self, of: Server) -> None:
+        super().__init__(of)
+        self.limits = of.limits
+        self.loop = of.loop
+        self.connections: set[Connection] = set()
+        self._from: Counter[str] = Counter()
+        self._refused = 0
+        self.loop.call_later(LOOK, self._look)
+
+    def buildProtocol(self, addr: Any) -> Connection | None:
+        """None closes the connection at once."""
+        limits = self.limits
+        is_full = len(self.connections) >= limits.connections
+        if is_full or 0 < limits.connections_per_address <= self._from[addr.host]:
+            self._refused += 1
+            return None
+        return Connection(self)
+
+    def enter(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        self._from[connection.getPeer().host] += 1
+
+    def leave(self, connection: Connection) -> None:
+        if connection in self.connections:
+            self.connections.remove(connection)
+            host = connection.getPeer().host
+            self._from[host] -= 1
+            if not self._from[host]:
+                del self._from[host]
+
+    def _look(self) -> None:
+        self.loop.call_later(LOOK, self._look)
+        now = monotonic()
+        for connection in [*self.connections]:
+            connection.look_after(now)
+        if self._refused:
+            logger.warning("%d connections were closed at once, there are too many already", self._refused)
+            self._refused = 0
 
     def log(self, request: Any) -> None:
-        pass
+        """Twisted would format a line that goes nowhere."""
 
 
 class Server(server.Server):
-    """Daphne makes its factory by the name it knows it by; that name is the only way in."""
+    """One process, on one socket. When it listens it says so."""
+
+    def __init__(self, application: Any, listening: socket.socket, *, when_listening: Callable[[], None]) -> None:
+        super().__init__(application, endpoints=["ours"], signal_handlers=False, verbosity=0, server_name="ccproxy")
+        self.endpoints: list[str] = []  # Daphne would take a socket only as text
+        self._socket = listening
+        self.limits = Limits.from_settings()
+        self.loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop
+        self.is_closing = False  # connections are not kept any more
+        self.is_refusing = False  # and new requests not taken
+        self.running: set[asyncio.Task[None]] = set()
+        self._when_listening = when_listening
+        self._port: Any = None
+        self._shed = 0
 
     def run(self) -> None:
-        server.HTTPFactory = LeanFactory
+        # Daphne makes its factory by the name it knows it by; that name is the only way in.
+        server.HTTPFactory = Listener
+        reactor.callWhenRunning(self._listen)
         super().run()
+
+    def _listen(self) -> None:
+        listening = self._socket
+        listening.setblocking(False)
+        self._port = reactor.adoptStreamPort(listening.fileno(), listening.family, self.http_factory)
+        listening.close()  # the reactor has its own
+        self._when_listening()
+
+    @property
+    def connections_open(self) -> set[Connection]:
+        listener: Listener = self.http_factory
+        return listener.connections
+
+    def stop_listening(self) -> None:
+        self._port.stopListening()
+
+    def refusal(self, path: str) -> ProxyError | None:
+        """Why a new request is not taken. Health, the admin and what runs already are never shed."""
+        if not path.startswith(API):
+            return None
+        if self.is_refusing:
+            return Busy("this gateway is being restarted: try again in a moment", retry_after=2)
+        if len(self.running) >= self.limits.concurrent_requests:
+            self._shed += 1
+            # Not all of them at the same second again.
+            return Busy("this gateway has too many requests at once: try again", retry_after=1 + self._shed % 3)
+        return None
+
+    def start(self, request: Request, scope: dict[str, Any]) -> None:
+        task = self.loop.create_task(self.application(scope, request.receive, request.send))
+        self.running.add(task)
+        task.add_done_callback(partial(self._ended, request))
+
+    def _ended(self, request: Request, task: asyncio.Task[None]) -> None:
+        self.running.discard(task)
+        exception = None if task.cancelled() else task.exception()
+        if exception is not None:
+            logger.error("the application failed on a request", exc_info=exception)
+        request.application_ended(exception)
+
+    def kill_all_applications(self) -> defer.Deferred[Any]:
+        """At the very end, after the drain."""
+        sockets = [details.get("application_instance") for details in self.connections.values()]
+        tasks = [*self.running, *filter(None, sockets)]
+        for task in tasks:
+            task.cancel()
+        return defer.Deferred.fromFuture(asyncio.gather(*tasks, return_exceptions=True))

@@ -6,9 +6,11 @@ import argparse
 import asyncio
 import gc
 import os
+import resource
+import socket
 
-# Bodies reach the application in pieces of this size; Daphne's 8 KB would make 4,000 messages of a large one.
-BODY_PIECE = 1024 * 1024
+# Connections that may wait to be accepted: a burst of clients after a restart is larger than the usual 50.
+BACKLOG = 4096
 # Objects made before a collection of the youngest generation: with the default of 700 the collector was the tail of
 # the delays over a thousand slow streams.
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -23,34 +25,58 @@ def use_uvloop() -> None:
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
-def serve(host: str, port: int) -> None:
+def serve(listener: socket.socket, ready: int | None) -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ccproxy_site.settings")
     use_uvloop()
     from ccproxy_site.listener import Server  # isort: skip
 
+    from django.conf import settings
+
     from ccproxy_site.asgi import application
+    from ccproxy_site.draining import Drain
     from gateway import runtime
 
+    raise_descriptor_limit()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    Server(
-        application,
-        # Colons separate the parts of an endpoint: those of an IPv6 address are escaped.
-        endpoints=["tcp:port={}:interface={}".format(port, host.replace(":", r"\:"))],
-        request_buffer_size=BODY_PIECE,
-        server_name="ccproxy",
-        verbosity=0,
-    ).run()
+    server = Server(application, listener, when_listening=lambda: tell(ready))
+    Drain(server, runtime.running(), seconds=settings.DRAIN_SECONDS).listen_to_signals()
+    server.run()
     runtime.running().stop()
+
+
+def listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def inherited(descriptor: int) -> socket.socket:
+    """A socket that our parent holds: it outlives us, and with it what waits in its queue."""
+    return socket.socket(fileno=descriptor)
+
+
+def raise_descriptor_limit() -> None:
+    """A stream takes two; what a login allows by default is used up by five hundred of them."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def tell(ready: int | None) -> None:
+    """Whoever has started us learns that we listen."""
+    if ready is not None:
+        os.write(ready, b"1")
+        os.close(ready)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="One web process of ccproxy; `manage.py serve` starts the family.")
-    parser.add_argument("--host", required=True)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8787)
+    parser.add_argument("--fd", type=int, help="Listen on this inherited socket instead.")
+    parser.add_argument("--ready-fd", type=int, help="Write a byte there once connections are taken.")
     options = parser.parse_args()
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ccproxy_site.settings")
-    serve(options.host, options.port)
+    serve(inherited(options.fd) if options.fd is not None else listening(options.host, options.port), options.ready_fd)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,26 @@ MAX_CONTENT_BYTES = env.int("MAX_CONTENT_BYTES", default=32 * 1024 * 1024)
 # Django's own limit of 2.5 MB would refuse a conversation with two images.
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 
+# What one connection may take of the server's time and memory (ccproxy_site/connection.py). A head has so many seconds
+# from its first byte; a body must keep up an average rate once the grace is over, and is never silent for long.
+MAX_HEADER_BYTES = env.int("MAX_HEADER_BYTES", default=32 * 1024)
+MAX_HEADERS = env.int("MAX_HEADERS", default=100)
+HEADER_SECONDS = env.float("HEADER_SECONDS", default=10.0)
+BODY_GRACE_SECONDS = env.float("BODY_GRACE_SECONDS", default=10.0)
+BODY_BYTES_PER_SECOND = env.int("BODY_BYTES_PER_SECOND", default=1024)
+BODY_SILENCE_SECONDS = env.float("BODY_SILENCE_SECONDS", default=30.0)
+# Connections without a request: a new one, and one that was answered.
+SILENT_SECONDS = env.float("SILENT_SECONDS", default=30.0)
+KEEP_ALIVE_SECONDS = env.float("KEEP_ALIVE_SECONDS", default=75.0)
+# A client that takes nothing of its answer for so long is gone.
+CLIENT_STALL_SECONDS = env.float("CLIENT_STALL_SECONDS", default=300.0)
+# How much one process takes at once. Behind a proxy everyone has one address: 0 is no limit.
+MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", default=10_000)
+MAX_CONNECTIONS_PER_ADDRESS = env.int("MAX_CONNECTIONS_PER_ADDRESS", default=0)
+MAX_CONCURRENT_REQUESTS = env.int("MAX_CONCURRENT_REQUESTS", default=2000)
+# How long a process that is asked to end lets its answers run on.
+DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=60.0)
+
 # Seconds until a waiting client gets its 200 and comments, and between signs of life on a silent stream.
 COMMIT_AFTER = env.float("COMMIT_AFTER", default=15.0)
 PING_AFTER = env.float("PING_AFTER", default=10.0)

@@ -48,6 +48,7 @@ class Runtime:
         # Providers that do not count tokens, and until when they are not asked again.
         self.not_counting: dict[int, float] = {}
         self.limits = Limits(settings.MAX_MESSAGES, settings.MAX_CONTENT_BYTES)
+        self.ending = False  # it was asked to; what runs may run on for a while
         self._stopped = False
         self.pace = Pace(settings.COMMIT_AFTER, settings.PING_AFTER)
         self.state_secret = settings.STATE_SECRET.encode()
@@ -75,6 +76,8 @@ class Runtime:
     def troubles(self) -> list[str]:
         """Why this process should get no requests now; empty when it may."""
         found = []
+        if self.ending:
+            found.append("this process is ending")
         if not self.configuration.is_loaded:
             found.append("no configuration has been read from the database yet")
         if self.ledger.unwritten:

@@ -2,12 +2,14 @@
 
 ProxyError
 + ClientError           the request is at fault; never tried elsewhere
-|   - BadMessage, TooLarge, UnsupportedEncoding, KeyRefused, TokenMissing, NotAllowed, NotFound, MethodNotAllowed
+|   - BadMessage, TooLarge, TooSlow, HeadTooLarge, UnsupportedEncoding
+|   - KeyRefused, TokenMissing, NotAllowed, NotFound, MethodNotAllowed
 + GatewayError          this gateway is at fault or has nobody to ask
-|   - LedgerUnavailable, NoProvider
+|   - LedgerUnavailable, NoProvider, Busy
 + UpstreamError         the provider is at fault; the next one may answer
     - Unreachable       no connection, or one that died before an answer: `reached` tells which
     - TimedOut, Overloaded, RateLimited, BrokenStream, NotServed
+    - BrokenOff         this gateway ends its calls, since it is ending itself
     - AccountRefused    our credential or our purse: the developer cannot mend it
     - Refused           the provider found the request itself at fault; the next one would too
 
@@ -81,6 +83,14 @@ class TooLarge(ClientError):
     status, kind, code = 413, "request_too_large", "request_too_large"
 
 
+class TooSlow(ClientError):
+    status, kind = 408, "timeout_error"
+
+
+class HeadTooLarge(ClientError):
+    status = 431
+
+
 class UnsupportedEncoding(ClientError):
     status = 415
 
@@ -122,6 +132,12 @@ class NoProvider(GatewayError):
     code = "PROVIDER_UNAVAILABLE"
 
 
+class Busy(GatewayError):
+    """Refused before anything was done for it: trying again costs nobody anything."""
+
+    status, kind, code = 529, "overloaded_error", "gateway_busy"
+
+
 class UpstreamError(ProxyError):
     """`reached` says whether the request may have been read upstream: then it may be billed."""
 
@@ -148,6 +164,10 @@ class TimedOut(UpstreamError):
 
 class Overloaded(UpstreamError):
     status, kind, rank = 529, "overloaded_error", 3
+
+
+class BrokenOff(Overloaded):
+    elsewhere = False
 
 
 class RateLimited(UpstreamError):

@@ -1,0 +1,492 @@
+"""One client's connection and its requests: Twisted's HTTP parser and Daphne's request, under limits.
+
+As they come they take a body of any size before the application runs, wait for ever for a head that trickles, hold a
+whole answer in memory for a client that does not read, and answer bad requests with bare status lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import math
+import struct
+import termios
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from io import BytesIO
+from tempfile import SpooledTemporaryFile
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from daphne.http_protocol import WebRequest
+from django.conf import settings
+from twisted.protocols.basic import LineReceiver
+from twisted.web import http
+
+from providers import identity
+from providers.errors import BadMessage, HeadTooLarge, ProxyError, TooLarge, TooSlow
+
+if TYPE_CHECKING:
+    from ccproxy_site.listener import Listener
+
+Message = dict[str, Any]
+
+# Larger bodies wait on the disk until they are whole, and reach the application in pieces of this size.
+BODY_PIECE = 1024 * 1024
+# Of a body whose length nobody knows so much is read at a time: the limit is passed by no more than this.
+UNKNOWN_BODY_READ = 32 * 1024
+# Seconds for a refused client to read why, before the connection is reset.
+LAST_WORDS = 2.0
+
+NO_BODY = frozenset({204, 304})
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds, bytes and counts, as the settings of the same names say."""
+
+    header_bytes: int
+    headers: int
+    header_seconds: float
+    body_bytes: int
+    body_grace_seconds: float
+    body_bytes_per_second: int
+    body_silence_seconds: float
+    silent_seconds: float
+    keep_alive_seconds: float
+    client_stall_seconds: float
+    connections: int
+    connections_per_address: int
+    concurrent_requests: int
+
+    @classmethod
+    def from_settings(cls) -> Limits:
+        return cls(
+            header_bytes=settings.MAX_HEADER_BYTES,
+            headers=settings.MAX_HEADERS,
+            header_seconds=settings.HEADER_SECONDS,
+            body_bytes=settings.MAX_BODY_BYTES,
+            body_grace_seconds=settings.BODY_GRACE_SECONDS,
+            body_bytes_per_second=settings.BODY_BYTES_PER_SECOND,
+            body_silence_seconds=settings.BODY_SILENCE_SECONDS,
+            silent_seconds=settings.SILENT_SECONDS,
+            keep_alive_seconds=settings.KEEP_ALIVE_SECONDS,
+            client_stall_seconds=settings.CLIENT_STALL_SECONDS,
+            connections=settings.MAX_CONNECTIONS,
+            connections_per_address=settings.MAX_CONNECTIONS_PER_ADDRESS,
+            concurrent_requests=settings.MAX_CONCURRENT_REQUESTS,
+        )
+
+
+class Request(WebRequest):
+    """Daphne's, with its own way to the application and to the socket; WebSockets go Daphne's way."""
+
+    def __init__(self, channel: Connection, queued: object = False) -> None:
+        http.Request.__init__(self, channel, queued, parsePOSTFormSubmission=False)
+        self.server = channel.server
+        self.application_queue = None
+        self._loop: asyncio.AbstractEventLoop = channel.loop
+        self._body_is_read = False
+        self._is_over = False  # answered whole, or the client has left
+        self._over: asyncio.Future[None] | None = None
+        self._has_head = False
+        self._head = b""  # until it leaves with the first piece
+        self._is_chunked = False
+
+    def gotLength(self, length: int | None) -> None:
+        small = length is not None and length <= BODY_PIECE
+        self.content = BytesIO() if small else SpooledTemporaryFile(max_size=BODY_PIECE)  # noqa: SIM115
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self.content.write(data)
+        if self.content.tell() > self.channel.limits.body_bytes:
+            self.channel.refuse(too_large(self.channel.limits))
+
+    def process(self) -> None:
+        upgrade = self.requestHeaders.getRawHeaders(b"upgrade")
+        if upgrade and upgrade[0].lower() == b"websocket":
+            self.channel.hand_over()
+            self.server.protocol_connected(self)
+            super().process()
+            return
+        path = origin_path(self.path)
+        refusal = self.server.refusal(path)
+        if refusal is not None:
+            self.reply(refusal)
+            return
+        peer, host = self.client, self.host
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": self.clientproto[5:].decode(),
+            "method": self.method.decode(),
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "scheme": "http",
+            "query_string": self.uri.partition(b"?")[2],
+            # A name with an underscore is another header's name to WSGI and CGI readers (CVE-2015-0219).
+            "headers": [
+                (name.lower(), value)
+                for name, values in self.requestHeaders.getAllRawHeaders()
+                if b"_" not in name
+                for value in values
+            ],
+            "client": [peer.host, peer.port],
+            "server": [host.host, host.port],
+        }
+        self.server.start(self, scope)
+
+    async def receive(self) -> Message:
+        if not self._body_is_read and not self._is_over:
+            body = self.content.read(BODY_PIECE)
+            self._body_is_read = len(body) < BODY_PIECE
+            return {"type": "http.request", "body": body, "more_body": not self._body_is_read}
+        if not self._is_over:
+            self._over = self._loop.create_future()
+            await self._over
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Returns when the client has room for more."""
+        if self._is_over:
+            return
+        channel = self.channel
+        self.handle_reply(message)
+        if channel.is_full:
+            await channel.room()
+
+    def handle_reply(self, message: Message) -> None:
+        if self._is_over:
+            return
+        if message["type"] == "http.response.start":
+            self._head = self._head_of(message["status"], message.get("headers", ()))
+        else:
+            self._write(message.get("body", b""), is_last=not message.get("more_body", False))
+
+    def _head_of(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+        self._has_head = True
+        self.code = status
+        lines = [status_line(status)]
+        lines += [b"%s: %s\r\n" % header for header in headers]
+        has_length = any(name == b"content-length" for name, _ in headers)
+        if not has_length and status not in NO_BODY and self.method != b"HEAD":
+            if self.clientproto == b"HTTP/1.1":
+                self._is_chunked = True
+                lines.append(b"transfer-encoding: chunked\r\n")
+            else:
+                self.channel.persistent = False
+        lines.append(b"server: ccproxy\r\n")
+        if self.server.is_closing:
+            self.channel.persistent = False
+        if not self.channel.persistent:
+            lines.append(b"connection: close\r\n")
+        head = b"".join(lines)
+        if not head.count(b"\n") == head.count(b"\r") == len(lines):
+            raise ValueError("a line break within a header of the answer")
+        return head + b"\r\n"
+
+    def _write(self, body: bytes, *, is_last: bool) -> None:
+        """One write for whatever there is: the head with the first piece, the end with the last."""
+        if self.method == b"HEAD" or self.code in NO_BODY:
+            body = b""
+        if self._is_chunked:
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if is_last:
+                body += b"0\r\n\r\n"
+        self.channel.write_now(self._head + body)
+        self._head = b""
+        if is_last:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.startedWriting = 1  # nothing is left for Twisted to write
+        http.Request.finish(self)
+        self._end()
+
+    def connectionLost(self, reason: Any) -> None:
+        http.Request.connectionLost(self, reason)
+        self._end()
+
+    def _end(self) -> None:
+        self._is_over = True
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    def application_ended(self, exception: BaseException | None) -> None:
+        """Whatever it left unanswered is ended here: an answer cut short must look like one."""
+        if self._is_over:
+            return
+        if self._has_head or exception is None:
+            self.channel.transport.abortConnection()
+        else:
+            self.reply(ProxyError("the gateway failed on this request; its log has the reason"))
+
+    def basic_error(self, status: int, status_text: bytes, body: str) -> None:
+        """Daphne's word for what it refuses itself."""
+        self.reply(BadMessage(body) if status < 500 else ProxyError(body))
+
+    def reply(self, error: ProxyError) -> None:
+        request_id = identity.request_id()
+        body = error.envelope(request_id)
+        headers = error_headers(error, request_id, len(body))
+        self.handle_reply({"type": "http.response.start", "status": error.status, "headers": headers})
+        self.handle_reply({"type": "http.response.body", "body": body})
+
+
+class Connection(http.HTTPChannel):
+    """Twisted's, which asks nobody how long it may take and how much."""
+
+    requestFactory = Request
+    # The listener looks after all connections once a second: a timer for each would cost more than its requests.
+    timeOut = None
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()
+        self.factory = listener
+        self.server = listener.server
+        self.loop = listener.loop
+        self.limits = listener.limits
+        self.totalHeadersSize = self.MAX_LENGTH = self.limits.header_bytes
+        self.maxHeaders = self.limits.headers
+        self.is_full = False
+        self._room: asyncio.Future[None] | None = None
+        self._is_leaving = False
+        self._deadline = monotonic() + self.limits.silent_seconds
+        self._expects_head = True
+        self._body: Upload | None = None
+        self._stall: Stall | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._host = self.transport.getHost()
+        self.factory.enter(self)
+
+    def connectionLost(self, reason: Any) -> None:
+        super().connectionLost(reason)
+        self.factory.leave(self)
+        self._make_room()
+
+    def getHost(self) -> Any:
+        return self._host
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._is_leaving:
+            return
+        if self._body is not None:
+            self._body.take(len(data))
+        elif self._expects_head:
+            self._expects_head = False
+            self._deadline = monotonic() + self.limits.header_seconds
+        LineReceiver.dataReceived(self, data)
+
+    def allHeadersReceived(self) -> None:
+        request = self.requests[-1]
+        refusal = self._refusal(request.requestHeaders)
+        if refusal is not None:
+            self.refuse(refusal)
+            return
+        super().allHeadersReceived()
+        if self.length != 0:
+            self._body = Upload(self.limits)
+            self._deadline = math.inf
+            if self.length is None:
+                self.transport.bufferSize = UNKNOWN_BODY_READ
+
+    def _refusal(self, headers: Any) -> ProxyError | None:
+        """Where two readers might see two requests there is none; and what is too long is not even read."""
+        coding = headers.getRawHeaders(b"transfer-encoding")
+        if coding and (headers.hasHeader(b"content-length") or self._version != b"HTTP/1.1"):
+            return BadMessage("the request says its length in two ways: send content-length or transfer-encoding")
+        hosts = headers.getRawHeaders(b"host", ())
+        if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
+            return BadMessage("a request names one host: send one Host header")
+        if self.length is not None and self.length > self.limits.body_bytes:
+            return too_large(self.limits)
+        return None
+
+    def allContentReceived(self) -> None:
+        if self._is_leaving:
+            return
+        if self._body is not None:
+            self._body = None
+            self.transport.bufferSize = type(self.transport).bufferSize
+        self._deadline = math.inf
+        super().allContentReceived()
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        return super().checkPersistence(request, version) and not self.server.is_closing
+
+    def requestDone(self, request: Any) -> None:
+        self._expects_head = True
+        self._deadline = monotonic() + self.limits.keep_alive_seconds
+        super().requestDone(request)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.refuse(head_too_large(self.limits))
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Twisted's word for everything it refuses; what it counts, it counts before it calls."""
+        limits = self.limits
+        if self._receivedHeaderSize > limits.header_bytes or self._receivedHeaderCount > limits.headers:
+            self.refuse(head_too_large(limits))
+        else:
+            self.refuse(BadMessage("this is not HTTP/1.1 as this gateway reads it"))
+
+    def refuse(self, error: ProxyError) -> None:
+        """Says why and reads no more; who is still sending gets a moment to hear it."""
+        if self._is_leaving:
+            return
+        self._is_leaving = self.paused = True
+        self._body = None
+        self._deadline = monotonic() + LAST_WORDS
+        request_id = identity.request_id()
+        body = error.envelope(request_id)
+        lines = [b"%s: %s\r\n" % header for header in error_headers(error, request_id, len(body))]
+        self.transport.write(b"".join([status_line(error.status), *lines, b"connection: close\r\n\r\n", body]))
+        self.transport.pauseProducing()
+        self.transport.loseWriteConnection()
+
+    def hand_over(self) -> None:
+        """From here on it is a WebSocket."""
+        self.factory.leave(self)
+
+    def write_now(self, data: bytes) -> None:
+        """To the socket at once where nothing waits: a turn of the event loop per piece costs more than the piece."""
+        transport = self.transport
+        if not (transport.dataBuffer or transport._tempDataBuffer) and transport.connected:
+            sent = transport.writeSomeData(data)
+            if isinstance(sent, int) and sent > 0:
+                if sent == len(data):
+                    return
+                data = data[sent:]
+        transport.write(data)
+
+    def pauseProducing(self) -> None:
+        """The transport has enough."""
+        super().pauseProducing()
+        self.is_full = True
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        self._make_room()
+
+    def _make_room(self) -> None:
+        self.is_full = False
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def room(self) -> asyncio.Future[None]:
+        self._room = self.loop.create_future()
+        return self._room
+
+    def look_after(self, now: float) -> None:
+        """Once a second: is the client still taking and giving as it should?"""
+        if self.transport.dataBuffer:
+            self._stall = self._stall or Stall(self.transport, now)
+            if self._stall.seconds(now) > self.limits.client_stall_seconds:
+                self.transport.abortConnection()
+            return
+        self._stall = None
+        if self._body is not None:
+            refusal = self._body.refusal(now)
+            if refusal is not None:
+                self.refuse(refusal)
+        elif now > self._deadline:
+            self._overdue(now)
+
+    def _overdue(self, now: float) -> None:
+        if self._is_leaving:
+            self.transport.abortConnection()
+        elif self._expects_head:
+            self.close_idle()
+        else:
+            self.refuse(TooSlow(f"no whole request head came in {self.limits.header_seconds:g} s: send it at once"))
+
+    def close_idle(self) -> None:
+        """Only between two requests."""
+        if self._expects_head and not self._is_leaving:
+            self._is_leaving = True
+            self._deadline = monotonic() + LAST_WORDS
+            self.loseConnection()
+
+
+class Upload:
+    """A body on its way: slow lines must live, and nobody may hold a connection with a byte now and then."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._started = self._last = monotonic()
+        self._bytes = 0
+
+    def take(self, length: int) -> None:
+        self._bytes += length
+        self._last = monotonic()
+
+    def refusal(self, now: float) -> ProxyError | None:
+        limits, elapsed = self._limits, now - self._started
+        if now - self._last > limits.body_silence_seconds:
+            return TooSlow(f"nothing of the body came for {limits.body_silence_seconds:g} s: send it without pauses")
+        if elapsed > limits.body_grace_seconds and self._bytes < limits.body_bytes_per_second * elapsed:
+            return TooSlow(f"the body came slower than {limits.body_bytes_per_second} bytes a second: try again")
+        if self._bytes > 2 * limits.body_bytes:  # framed so that the content never comes to the limit
+            return too_large(limits)
+        return None
+
+
+class Stall:
+    """How long a client has taken nothing of what waits for it, here and in the kernel."""
+
+    def __init__(self, transport: Any, now: float) -> None:
+        self._transport = transport
+        self._waiting = self._count()
+        self._since = now
+
+    def seconds(self, now: float) -> float:
+        waiting = self._count()
+        if waiting < self._waiting:
+            self._since = now
+        self._waiting = waiting
+        return now - self._since
+
+    def _count(self) -> int:
+        transport = self._transport
+        unsent = fcntl.ioctl(transport.socket, termios.TIOCOUTQ, b"\0\0\0\0")
+        here = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+        return int(struct.unpack("i", unsent)[0]) + int(here)
+
+
+def origin_path(path: bytes) -> str:
+    """Of a target in absolute form its path; of several slashes at the beginning one, or a base URL that ends in a
+    slash would find nothing."""
+    text = path.decode("latin-1")
+    if not text.startswith("/"):
+        text = urlsplit(text).path if "://" in text else "/" + text
+    return "/" + text.lstrip("/")
+
+
+def status_line(status: int) -> bytes:
+    return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def too_large(limits: Limits) -> TooLarge:
+    return TooLarge(f"the body is larger than the {limits.body_bytes} bytes this gateway takes: shorten or compact it")
+
+
+def head_too_large(limits: Limits) -> HeadTooLarge:
+    return HeadTooLarge(
+        f"the request's head is larger than {limits.header_bytes} bytes or {limits.headers} headers: send fewer headers"
+    )
+
+
+def error_headers(error: ProxyError, request_id: str, length: int) -> list[tuple[bytes, bytes]]:
+    own: Mapping[str, str] = {
+        "content-type": "application/json",
+        "content-length": str(length),
+        "request-id": request_id,
+        **error.headers(),
+    }
+    return [(name.encode(), value.encode("latin-1")) for name, value in own.items()]
