@@ -7,12 +7,7 @@ whole answer in memory for a client that does not read, and answer bad requests 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import math
-import struct
-import termios
-from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
@@ -21,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from daphne.http_protocol import WebRequest
-from django.conf import settings
 from twisted.protocols.basic import LineReceiver
 from twisted.web import http
 
+from ccproxy_site.limits import Stall, Upload, head_too_large, too_large
 from providers import identity
-from providers.errors import BadMessage, HeadTooLarge, ProxyError, TooLarge, TooSlow
+from providers.errors import BadMessage, ProxyError, TooSlow
 
 if TYPE_CHECKING:
     from ccproxy_site.listener import Listener
@@ -42,43 +37,6 @@ LAST_WORDS = 2.0
 
 NO_BODY = frozenset({204, 304})
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds, bytes and counts, as the settings of the same names say."""
-
-    header_bytes: int
-    headers: int
-    header_seconds: float
-    body_bytes: int
-    body_grace_seconds: float
-    body_bytes_per_second: int
-    body_silence_seconds: float
-    silent_seconds: float
-    keep_alive_seconds: float
-    client_stall_seconds: float
-    connections: int
-    connections_per_address: int
-    concurrent_requests: int
-
-    @classmethod
-    def from_settings(cls) -> Limits:
-        return cls(
-            header_bytes=settings.MAX_HEADER_BYTES,
-            headers=settings.MAX_HEADERS,
-            header_seconds=settings.HEADER_SECONDS,
-            body_bytes=settings.MAX_BODY_BYTES,
-            body_grace_seconds=settings.BODY_GRACE_SECONDS,
-            body_bytes_per_second=settings.BODY_BYTES_PER_SECOND,
-            body_silence_seconds=settings.BODY_SILENCE_SECONDS,
-            silent_seconds=settings.SILENT_SECONDS,
-            keep_alive_seconds=settings.KEEP_ALIVE_SECONDS,
-            client_stall_seconds=settings.CLIENT_STALL_SECONDS,
-            connections=settings.MAX_CONNECTIONS,
-            connections_per_address=settings.MAX_CONNECTIONS_PER_ADDRESS,
-            concurrent_requests=settings.MAX_CONCURRENT_REQUESTS,
-        )
 
 
 class Request(WebRequest):
@@ -124,7 +82,7 @@ class Request(WebRequest):
             "http_version": self.clientproto[5:].decode(),
             "method": self.method.decode(),
             "path": unquote(path) if "%" in path else path,
-            "raw_path": path.encode(),
+            "raw_path": path.encode("latin-1"),
             "root_path": "",
             "scheme": "http",
             "query_string": self.uri.partition(b"?")[2],
@@ -230,9 +188,7 @@ class Request(WebRequest):
         self.reply(BadMessage(body) if status < 500 else ProxyError(body))
 
     def reply(self, error: ProxyError) -> None:
-        request_id = identity.request_id()
-        body = error.envelope(request_id)
-        headers = error_headers(error, request_id, len(body))
+        headers, body = told(error)
         self.handle_reply({"type": "http.response.start", "status": error.status, "headers": headers})
         self.handle_reply({"type": "http.response.body", "body": body})
 
@@ -248,7 +204,7 @@ class Connection(http.HTTPChannel):
         super().__init__()
         self.factory = listener
         self.server = listener.server
-        self.loop = listener.loop
+        self.loop: asyncio.AbstractEventLoop = listener.loop
         self.limits = listener.limits
         self.totalHeadersSize = self.MAX_LENGTH = self.limits.header_bytes
         self.maxHeaders = self.limits.headers
@@ -343,10 +299,9 @@ class Connection(http.HTTPChannel):
         self._is_leaving = self.paused = True
         self._body = None
         self._deadline = monotonic() + LAST_WORDS
-        request_id = identity.request_id()
-        body = error.envelope(request_id)
-        lines = [b"%s: %s\r\n" % header for header in error_headers(error, request_id, len(body))]
-        self.transport.write(b"".join([status_line(error.status), *lines, b"connection: close\r\n\r\n", body]))
+        headers, body = told(error)
+        lines = [b"%s: %s\r\n" % header for header in [*headers, (b"connection", b"close")]]
+        self.transport.write(b"".join([status_line(error.status), *lines, b"\r\n", body]))
         self.transport.pauseProducing()
         self.transport.loseWriteConnection()
 
@@ -396,9 +351,9 @@ class Connection(http.HTTPChannel):
             if refusal is not None:
                 self.refuse(refusal)
         elif now > self._deadline:
-            self._overdue(now)
+            self._overdue()
 
-    def _overdue(self, now: float) -> None:
+    def _overdue(self) -> None:
         if self._is_leaving:
             self.transport.abortConnection()
         elif self._expects_head:
@@ -414,51 +369,6 @@ class Connection(http.HTTPChannel):
             self.loseConnection()
 
 
-class Upload:
-    """A body on its way: slow lines must live, and nobody may hold a connection with a byte now and then."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._started = self._last = monotonic()
-        self._bytes = 0
-
-    def take(self, length: int) -> None:
-        self._bytes += length
-        self._last = monotonic()
-
-    def refusal(self, now: float) -> ProxyError | None:
-        limits, elapsed = self._limits, now - self._started
-        if now - self._last > limits.body_silence_seconds:
-            return TooSlow(f"nothing of the body came for {limits.body_silence_seconds:g} s: send it without pauses")
-        if elapsed > limits.body_grace_seconds and self._bytes < limits.body_bytes_per_second * elapsed:
-            return TooSlow(f"the body came slower than {limits.body_bytes_per_second} bytes a second: try again")
-        if self._bytes > 2 * limits.body_bytes:  # framed so that the content never comes to the limit
-            return too_large(limits)
-        return None
-
-
-class Stall:
-    """How long a client has taken nothing of what waits for it, here and in the kernel."""
-
-    def __init__(self, transport: Any, now: float) -> None:
-        self._transport = transport
-        self._waiting = self._count()
-        self._since = now
-
-    def seconds(self, now: float) -> float:
-        waiting = self._count()
-        if waiting < self._waiting:
-            self._since = now
-        self._waiting = waiting
-        return now - self._since
-
-    def _count(self) -> int:
-        transport = self._transport
-        unsent = fcntl.ioctl(transport.socket, termios.TIOCOUTQ, b"\0\0\0\0")
-        here = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-        return int(struct.unpack("i", unsent)[0]) + int(here)
-
-
 def origin_path(path: bytes) -> str:
     """Of a target in absolute form its path; of several slashes at the beginning one, or a base URL that ends in a
     slash would find nothing."""
@@ -472,21 +382,14 @@ def status_line(status: int) -> bytes:
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-def too_large(limits: Limits) -> TooLarge:
-    return TooLarge(f"the body is larger than the {limits.body_bytes} bytes this gateway takes: shorten or compact it")
-
-
-def head_too_large(limits: Limits) -> HeadTooLarge:
-    return HeadTooLarge(
-        f"the request's head is larger than {limits.header_bytes} bytes or {limits.headers} headers: send fewer headers"
-    )
-
-
-def error_headers(error: ProxyError, request_id: str, length: int) -> list[tuple[bytes, bytes]]:
-    own: Mapping[str, str] = {
+def told(error: ProxyError) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body that every Messages client understands."""
+    request_id = identity.request_id()
+    body = error.envelope(request_id)
+    headers = {
         "content-type": "application/json",
-        "content-length": str(length),
+        "content-length": str(len(body)),
         "request-id": request_id,
         **error.headers(),
     }
-    return [(name.encode(), value.encode("latin-1")) for name, value in own.items()]
+    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()], body

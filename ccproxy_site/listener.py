@@ -18,7 +18,8 @@ from daphne import server
 from daphne.http_protocol import HTTPFactory
 from twisted.internet import defer, reactor
 
-from ccproxy_site.connection import Connection, Limits, Request
+from ccproxy_site.connection import Connection, Request
+from ccproxy_site.limits import Limits
 from providers.errors import Busy, ProxyError
 
 logger = logging.getLogger("ccproxy.server")
@@ -34,7 +35,7 @@ class Listener(HTTPFactory):
     def __init__(self, of: Server) -> None:
         super().__init__(of)
         self.limits = of.limits
-        self.loop = of.loop
+        self.loop: asyncio.AbstractEventLoop = of.loop
         self.connections: set[Connection] = set()
         self._from: Counter[str] = Counter()
         self._refused = 0
