@@ -21,6 +21,8 @@ logger = logging.getLogger("ccproxy.spool")
 
 SUFFIX = ".spool"
 DRAFT_SUFFIX = ".draft"
+# A younger draft may be a living process's that has not locked it yet; an older one is nobody's.
+DRAFT_SECONDS = 60.0
 
 
 class SpoolFull(Exception):
@@ -239,7 +241,14 @@ class Orphan:
             except OSError:
                 self.release(remove=False)
                 return False
+            if not os.fstat(descriptor).st_nlink:
+                # Its owner lives and was done with it, between our opening and our locking it.
+                self._files.pop()
+                os.close(descriptor)
         return bool(self._files)
+
+    def has_all_of(self, paths: Iterable[Path]) -> bool:
+        return {path for path, _ in self._files} >= set(paths)
 
     def payloads(self) -> Iterator[bytes]:
         for _, descriptor in self._files:
@@ -293,16 +302,29 @@ def orphans(directory: Path, living_owner: str) -> Iterator[Iterator[Orphan]]:
 
 
 def _claimed(directory: Path, living_owner: str, claimed: list[Orphan]) -> Iterator[Orphan]:
-    owners: dict[str, list[Path]] = {}
-    for path in sorted(directory.glob("*" + SUFFIX)):
-        owners.setdefault(path.stem.rpartition("-")[0], []).append(path)
-    for draft in directory.glob("*" + DRAFT_SUFFIX):
-        owners.setdefault(draft.stem.rpartition("-")[0], []).append(draft)
-    for owner, paths in owners.items():
+    for owner, paths in _journals(directory).items():
         orphan = Orphan(owner)
-        if owner != living_owner and orphan.claim(paths):
-            claimed.append(orphan)
+        if owner == living_owner or not orphan.claim(paths):
+            continue
+        claimed.append(orphan)
+        # It may have made another segment after we had looked, and died then.
+        if orphan.has_all_of(_journals(directory).get(owner, ())):
             yield orphan
+
+
+def _journals(directory: Path) -> dict[str, list[Path]]:
+    owners: dict[str, list[Path]] = {}
+    for path in sorted(directory.iterdir()):
+        if path.suffix == SUFFIX or (path.suffix == DRAFT_SUFFIX and _is_old(path)):
+            owners.setdefault(path.stem.rpartition("-")[0], []).append(path)
+    return owners
+
+
+def _is_old(draft: Path) -> bool:
+    try:
+        return time.time() - draft.stat().st_mtime > DRAFT_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -34,6 +34,8 @@ BODY_PIECE = 1024 * 1024
 UNKNOWN_BODY_READ = 32 * 1024
 # Seconds for a refused client to read why, before the connection is reset.
 LAST_WORDS = 2.0
+# Seconds in which a client that is just about to ask may still do so, where a process ends.
+FAREWELL = 5.0
 
 NO_BODY = frozenset({204, 304})
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -278,7 +280,7 @@ class Connection(http.HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         self._expects_head = True
-        self._deadline = monotonic() + self.limits.keep_alive_seconds
+        self._deadline = monotonic() + (FAREWELL if self.server.is_closing else self.limits.keep_alive_seconds)
         super().requestDone(request)
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -360,6 +362,11 @@ class Connection(http.HTTPChannel):
             self.close_idle()
         else:
             self.refuse(TooSlow(f"no whole request head came in {self.limits.header_seconds:g} s: send it at once"))
+
+    def close_soon(self) -> None:
+        """Unless it asks once more: that answer is the last, and says so."""
+        if self._expects_head:
+            self._deadline = min(self._deadline, monotonic() + FAREWELL)
 
     def close_idle(self) -> None:
         """Only between two requests."""

@@ -9,15 +9,13 @@ from collections.abc import Callable
 
 from twisted.internet import reactor
 
+from ccproxy_site.connection import FAREWELL
 from ccproxy_site.listener import Server
 from gateway.runtime import Runtime
 from providers.errors import BrokenOff
 
 logger = logging.getLogger("ccproxy.server")
 
-# Seconds after the beginning in which requests are still taken, and idle connections are left open where a successor
-# listens: whoever spreads the load needs a moment to look elsewhere, and a client that is just about to ask as well.
-FAREWELL = 5.0
 # Seconds for the last events to reach their clients once the calls to providers are broken off.
 LAST_WORDS = 2.0
 NAP = 0.05
@@ -47,6 +45,8 @@ class Drain:
         self._runtime.ending = True
         self._server.is_closing = True
         self._task = self._loop.create_task(self._drain(self._nothing_runs))
+        # Whoever spreads the load needs a moment to look elsewhere.
+        self._loop.call_later(FAREWELL, self._take_nothing_new)
 
     def hand_over(self) -> None:
         """A successor takes what comes: nothing new is accepted here, and no connection is cut at a bad moment."""
@@ -54,12 +54,12 @@ class Drain:
             self._server.stop_listening()
             self._server.is_closing = True
             self._runtime.ending = True
+            for connection in self._server.connections_open:
+                connection.close_soon()
             self._task = self._loop.create_task(self._drain(self._nobody_is_here))
 
     async def _drain(self, is_done: Callable[[], bool]) -> None:
-        farewell = self._loop.call_later(FAREWELL, self._take_nothing_new)
         await self._wait(self._seconds, is_done)
-        farewell.cancel()
         self._take_nothing_new()
         if self._server.running:
             logger.warning("%d requests are broken off", len(self._server.running))

@@ -13,12 +13,18 @@ from ccproxy_site import keyring
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
+# As it was given, without what .env adds: processes that are started later read that anew.
+given_environment = dict(os.environ)
+
 env = environ.Env()
 environ.Env.read_env(BASE_DIR / ".env")
 
 # Where the gateway listens.
 HOST = env.str("HOST", default="127.0.0.1")
 PORT = env.int("PORT", default=8787)
+# Web processes on that port, and whether several may do without Redis (ccproxy_site/checks.py).
+WEB_CONCURRENCY = env.int("WEB_CONCURRENCY", default=1)
+ALLOW_LOCAL_STATE = env.bool("ALLOW_LOCAL_STATE", default=False)
 
 # Database, spool, secrets and queue of an installation that needs nothing else.
 DATA_DIR = Path(env.str("CCPROXY_DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
@@ -90,6 +96,10 @@ DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=60.0)
 # Seconds until a waiting client gets its 200 and comments, and between signs of life on a silent stream.
 COMMIT_AFTER = env.float("COMMIT_AFTER", default=15.0)
 PING_AFTER = env.float("PING_AFTER", default=10.0)
+# Whether providers may live in private networks and on this host; link-local and metadata addresses are never called.
+PROVIDER_PRIVATE_NETWORKS = env.str("PROVIDER_PRIVATE_NETWORKS", default="allow")
+if PROVIDER_PRIVATE_NETWORKS not in {"allow", "deny"}:
+    raise ImproperlyConfigured(f"PROVIDER_PRIVATE_NETWORKS is {PROVIDER_PRIVATE_NETWORKS!r}: say allow or deny.")
 # Whether answers and errors name the provider that served.
 EXPOSE_PROVIDER = env.bool("EXPOSE_PROVIDER", default=True)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.db import OperationalError, connection
@@ -16,7 +15,7 @@ from accounting.booking import Booker, Keeper, reconstruct
 from accounting.ledger import Ledger, Settled, decode_line
 from accounting.models import UsageAttempt, UsageRecord
 from accounting.prices import PriceList
-from accounting.rows import record_of
+from accounting.rows import Values, rows_of
 from accounting.spool import Segment, Spool, SpoolFull, orphans, seal
 from accounting.tests.conftest import CANDIDATE, begin, finished
 from providers.errors import LedgerUnavailable, NoProvider
@@ -97,6 +96,25 @@ def test_who_dies_after_our_start_is_adopted_too(tmp_path: Path, monkeypatch: py
     assert booked_ids() == {left}
 
 
+def test_two_who_look_at_the_same_moment_book_the_dead_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = leave_a_journal(tmp_path)
+    first, second = booker(ledger_in(tmp_path)), booker(ledger_in(tmp_path))
+    batches: list[list[str]] = []
+    book = booking.book
+
+    def look_meanwhile(batch: Sequence[Settled], prices: PriceList) -> None:
+        second.adopt()
+        batches.append([settled.row.request_id for settled in batch])
+        book(batch, prices)
+
+    monkeypatch.setattr(booking, "book", look_meanwhile)
+    first.adopt()
+    second.adopt()
+
+    assert batches == [[left]]
+    assert booked_ids() == {left}
+
+
 def test_a_line_that_was_being_written_when_the_process_died_is_no_damage(tmp_path: Path) -> None:
     """A kill may stop a write between two pages. Nobody has relied on that line yet."""
     left = leave_a_journal(tmp_path)
@@ -167,15 +185,15 @@ def test_a_clock_that_was_set_back_costs_no_row(ledger: Ledger) -> None:
 
 def test_a_row_that_the_database_drops_in_silence_is_set_aside(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = finished(ledger), finished(ledger, model="poison")
-    honest = record_of
+    honest = rows_of
 
-    def negative(settled: Settled, prices: PriceList) -> dict[str, Any]:
-        record = honest(settled, prices)
+    def negative(settled: Settled, prices: PriceList) -> tuple[Values, list[Values]]:
+        record, attempts = honest(settled, prices)
         if settled.row.model == "poison":
             record["first_byte_ms"] = -1
-        return record
+        return record, attempts
 
-    monkeypatch.setattr(booking, "record_of", negative)
+    monkeypatch.setattr(booking, "rows_of", negative)
     assert booker(ledger).work()
     assert booked_ids() == {good.request_id}
     assert bad.request_id in (ledger.spool.directory / booking.QUARANTINE).read_text()

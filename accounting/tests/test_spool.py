@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from accounting.spool import Segment, Spool, SpoolFull, orphans, seal, unseal
+from accounting.spool import DRAFT_SECONDS, Orphan, Segment, Spool, SpoolFull, orphans, seal, unseal
 
 NOTHING: list[bytes] = []
 
@@ -173,8 +176,6 @@ def test_a_segment_is_locked_before_it_has_a_name(tmp_path: Path, monkeypatch: p
     def watching(source: Path, target: Path) -> None:
         descriptor = os.open(source, os.O_RDWR)
         try:
-            import fcntl
-
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             locked.append(True)
@@ -185,3 +186,51 @@ def test_a_segment_is_locked_before_it_has_a_name(tmp_path: Path, monkeypatch: p
     segment = Segment.create(tmp_path / "a.spool", 4096)
     assert locked == [True]
     segment.close(remove=True)
+
+
+def test_a_segment_that_its_owner_drops_at_this_moment_is_not_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our opening and our locking it: its open requests run on, in a later segment."""
+    living = fresh(tmp_path)
+    living.append([b"still running"], nothing)
+    lock = fcntl.flock
+    moments = iter(["the adoption's own lock", "the segment's"])
+
+    def drop_and_lock(descriptor: int, how: int) -> None:
+        if next(moments, "") == "the segment's":
+            living.close(remove=True)
+        lock(descriptor, how)
+
+    monkeypatch.setattr("fcntl.flock", drop_and_lock)
+    assert adopted(tmp_path) == []
+
+
+def test_a_journal_that_grows_while_it_is_claimed_waits_for_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = fresh(tmp_path)
+    dead.append([b"first"], nothing)
+    dead.close(remove=False)
+    [path] = tmp_path.glob("*.spool")
+    claim = Orphan.claim
+
+    def grow_and_claim(orphan: Orphan, paths: Iterable[Path]) -> bool:
+        path.with_name(path.name.replace("-000000", "-000001")).write_bytes(seal(b"second"))
+        return claim(orphan, paths)
+
+    with monkeypatch.context() as moment:
+        moment.setattr(Orphan, "claim", grow_and_claim)
+        assert adopted(tmp_path) == []
+    assert adopted(tmp_path) == [b"first", b"second"]
+
+
+def test_a_draft_is_left_to_its_maker_until_it_is_old(tmp_path: Path) -> None:
+    draft = tmp_path / "1-2-000000.draft"
+    draft.write_bytes(b"")
+    assert adopted(tmp_path) == []
+    assert draft.exists()
+    long_ago = time.time() - 2 * DRAFT_SECONDS
+    os.utime(draft, (long_ago, long_ago))
+    adopted(tmp_path)
+    assert not draft.exists()

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from django.conf import settings
+
+from ccproxy_site import supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -28,6 +31,11 @@ def test_every_command_of_the_compose_file_is_one_we_have(name: str) -> None:
 def test_the_web_service_is_probed_as_documented() -> None:
     check = COMPOSE["services"]["web"]["healthcheck"]
     assert (check["interval"], check["timeout"], check["retries"]) == ("30s", "10s", 3)
+
+
+def test_the_container_is_given_the_time_that_serve_may_take_to_end() -> None:
+    grace = float(COMPOSE["services"]["web"]["stop_grace_period"].removesuffix("s"))
+    assert grace > settings.DRAIN_SECONDS + supervisor.LATE_AT_THE_END + supervisor.GRACE
 
 
 def test_the_image_copies_what_exists_and_runs_as_nobody_special() -> None:

@@ -9,21 +9,25 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connection
+from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from accounting.models import ApiKey
 from ccproxy_site import keyring
-from ccproxy_site.supervisor import Child, Family
+from ccproxy_site.checks import refusal_of_web_processes
+from ccproxy_site.settings import given_environment
+from ccproxy_site.supervisor import Child, Family, Slot, listeners
 from gateway import first_run
 
 FIRST_KEY = "first key"
 PATIENCE = 60.0
+MANAGE = str(settings.BASE_DIR / "manage.py")
 
 
 class Command(BaseCommand):
@@ -33,24 +37,34 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=settings.HOST)
         parser.add_argument("--port", type=int, default=settings.PORT)
+        parser.add_argument("--workers", type=int, default=settings.WEB_CONCURRENCY, help="Web processes on the port.")
+        parser.add_argument(
+            "--check", action="store_true", help="Start nothing, only say whether a start would succeed."
+        )
         parser.add_argument("--no-worker", action="store_true", help="Another host runs the worker and the beat.")
 
-    def handle(self, *, host: str, port: int, no_worker: bool, **options: Any) -> None:
-        sentence = keyring.missing(settings.SECRETS)
-        if sentence:
-            raise CommandError(sentence)
-        refuse_taken_port(host, port)
+    def handle(self, *, host: str, port: int, workers: int, check: bool, no_worker: bool, **options: Any) -> None:
+        refusal = keyring.missing(settings.SECRETS) or refusal_of_web_processes(workers)
+        if refusal:
+            raise CommandError(refusal)
+        if check:
+            refuse_unready_database()
+            return
+        held = take_port(host, port, workers)
+        url = url_of(host, held[0].getsockname()[1])
         self.prepare_database()
         token = self.tell(self.first_run())
-        children = family(host, port, no_worker=no_worker)
-        threading.Thread(target=self.announce, args=(url_of(host, port), token), daemon=True).start()
-        Family(children).run()
+        family = family_on(held, no_worker=no_worker)
+        connections.close_all()
+        threading.Thread(target=self.announce, args=(url, token), daemon=True).start()
+        if not family.run():
+            sys.exit(1)
 
     def prepare_database(self) -> None:
         if settings.EMBEDDED:
             call_command("migrate", verbosity=0)
-        elif pending_migrations():
-            raise CommandError("the database has pending migrations: run `python manage.py migrate` once, then start")
+        else:
+            refuse_unready_database()
 
     def first_run(self) -> dict[str, str]:
         """What only a first run makes and only that run can tell."""
@@ -93,29 +107,42 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-def family(host: str, port: int, *, no_worker: bool) -> list[Child]:
+def family_on(held: Sequence[socket.socket], *, no_worker: bool) -> Family:
     # The children find the code wherever `serve` was started from.
-    paths = [str(settings.BASE_DIR), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    python = sys.executable
-    children = [Child("gateway", [python, "-m", "ccproxy_site.server", "--host", host, "--port", str(port)])]
-    if not no_worker:
-        celery = [python, "-m", "celery", "--quiet", "-A", "ccproxy_site"]
-        # Threads: a pool of processes would outlive a worker that is killed.
-        worker = ["worker", "--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle"]
-        children.append(Child("worker", [*celery, *worker, "--loglevel", "WARNING"]))
-        children.append(Child("beat", [*celery, "beat", "--loglevel", "WARNING", "--pidfile="]))
-    demo = demo_child()
-    return [*children, demo] if demo else children
+    paths = [str(settings.BASE_DIR), given_environment.get("PYTHONPATH", "")]
+    environment = {
+        **given_environment,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "WEB_CONCURRENCY": str(len(held)),
+    }
+    web = [sys.executable, "-m", "ccproxy_site.server"]
+    slots = [
+        Slot("gateway" if len(held) == 1 else f"gateway {number}", web, environment, listener)
+        for number, listener in enumerate(held, start=1)
+    ]
+    background = [] if no_worker else background_children(environment)
+    rehearsal = Child("rehearsal", [sys.executable, MANAGE, "serve", "--check"], environment)
+    return Family(
+        slots, background, demo_children(environment), rehearsal=rehearsal, drain_seconds=settings.DRAIN_SECONDS
+    )
 
 
-def demo_child() -> Child | None:
+def background_children(environment: Mapping[str, str]) -> list[Child]:
+    celery = [sys.executable, "-m", "celery", "--quiet", "-A", "ccproxy_site"]
+    # Threads: a pool of processes would outlive a worker that is killed.
+    worker = ["worker", "--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle"]
+    return [
+        Child("worker", [*celery, *worker, "--loglevel", "WARNING"], environment),
+        Child("beat", [*celery, "beat", "--loglevel", "WARNING", "--pidfile="], environment),
+    ]
+
+
+def demo_children(environment: Mapping[str, str]) -> list[Child]:
     """The built-in mock provider, as long as no other provider is there."""
     port = free_port()
     if not first_run.demo_route(f"http://127.0.0.1:{port}"):
-        return None
-    manage = str(settings.BASE_DIR / "manage.py")
-    return Child("demo provider", [sys.executable, manage, "mock_upstream", "--port", str(port)])
+        return []
+    return [Child("demo provider", [sys.executable, MANAGE, "mock_upstream", "--port", str(port)], environment)]
 
 
 def free_port() -> int:
@@ -124,18 +151,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def refuse_taken_port(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise CommandError(f"{host}:{port} cannot be listened on ({error}): choose another with --port") from error
+def take_port(host: str, port: int, workers: int) -> list[socket.socket]:
+    if workers > 1 and sys.platform != "linux":
+        raise CommandError("several web processes on one port need Linux: start with --workers 1")
+    try:
+        return listeners(host, port, workers)
+    except OSError as error:
+        raise CommandError(f"{host}:{port} cannot be listened on ({error}): choose another with --port") from error
 
 
-def pending_migrations() -> bool:
-    executor = MigrationExecutor(connection)
-    return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+def refuse_unready_database() -> None:
+    try:
+        executor = MigrationExecutor(connection)
+    except DatabaseError as error:
+        raise CommandError(f"the database cannot be read, and a start needs it once: {error}") from error
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        raise CommandError("the database has pending migrations: run `python manage.py migrate` once, then start")
 
 
 def wait_until_ready(url: str) -> bool:
@@ -150,6 +181,7 @@ def wait_until_ready(url: str) -> bool:
 
 
 def write_privately(text: str) -> str:
+    settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
     path = settings.DATA_DIR / "first-login.txt"
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -95,6 +95,7 @@ class Installation:
         self.environment = environment(folder, **extra)
         self.log = folder / "serve.log"
         self.worker = worker
+        self.processes = 1
         self.process: subprocess.Popen[bytes] | None = None
 
     def manage(self, *arguments: str) -> str:
@@ -131,7 +132,8 @@ class Installation:
         self.wait_until_ready()
 
     def spawn(self) -> None:
-        command = [*MANAGE, "serve", "--port", str(self.port), *([] if self.worker else ["--no-worker"])]
+        command = [*MANAGE, "serve", "--port", str(self.port), "--workers", str(self.processes)]
+        command += [] if self.worker else ["--no-worker"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, start_new_session=True
@@ -175,6 +177,15 @@ class Installation:
         assert self.process is not None
         return [self.process.pid, *descendants(self.process.pid)]
 
+    def web_processes(self) -> set[int]:
+        """Also those that only finish what they answer."""
+        found = set()
+        for pid in self.family():
+            with contextlib.suppress(OSError):
+                if b"ccproxy_site.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.add(pid)
+        return found
+
     def kill(self) -> None:
         """-9 for everyone, the supervisor first; nobody is left when it returns."""
         family = self.family()
@@ -199,10 +210,17 @@ class Installation:
 
     def wait_until_booked(self, seconds: float = PATIENCE) -> None:
         """Until the spools, also those of dead processes, hold nothing that is not in the database."""
+        # Each question goes to any of the processes: so many reach all of them.
+        questions = 1 if self.processes == 1 else 8 * self.processes
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             owners = {path.stem.rpartition("-")[0] for path in self.spool.glob("*.spool")}
-            if len(owners) <= 1 and self.health()["spool_backlog_bytes"] == 0:
+            if self.process is None:
+                if not owners:
+                    return
+            elif len(owners) <= self.processes and all(
+                self.health()["spool_backlog_bytes"] == 0 for _ in range(questions)
+            ):
                 return
             time.sleep(0.05)
         raise AssertionError("the spool was not booked in time")

@@ -105,6 +105,7 @@ class Load:
         seed: int = 0,
         slow: float = 0.15,
         pause: float = 0.03,
+        keep_alive: bool = True,  # else every question comes over a connection of its own
     ) -> None:
         self.seen: list[Seen] = []
         self._url = url
@@ -113,6 +114,7 @@ class Load:
         self._seed = seed
         self._slow = slow
         self._pause = pause
+        self._keep_alive = keep_alive
         self._stop_asked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load")
         self._trouble: BaseException | None = None
@@ -134,7 +136,7 @@ class Load:
             self._trouble = error
 
     async def _ask_until_stopped(self) -> None:
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, force_close=not self._keep_alive)
         async with (
             aiohttp.ClientSession(connector=connector, timeout=PATIENCE) as session,
             asyncio.TaskGroup() as group,
@@ -153,8 +155,9 @@ class Load:
             await asyncio.sleep(chance.uniform(0, 2 * self._pause) if seen.status == 200 else PAUSE)
 
 
-async def ask(session: aiohttp.ClientSession, url: str, key: str, question: Ask) -> Seen:
-    seen = Seen(question.body["model"], question.body["stream"])
+async def ask(session: aiohttp.ClientSession, url: str, key: str, question: Ask, seen: Seen | None = None) -> Seen:
+    """`seen` is for somebody who wants to watch it coming."""
+    seen = seen or Seen(question.body["model"], question.body["stream"])
     try:
         async with session.post(
             url + "/v1/messages", json=question.body, headers={"x-api-key": key, "anthropic-version": "2023-06-01"}
