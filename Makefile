@@ -1,8 +1,8 @@
-# `make help` says what there is. Everything lands in .venv, .e2e and var; the system is left alone, except that
+# `make help` says what there is. Everything lands in .venv, .e2e, .peers and var; the system is left alone, except that
 # setup-e2e installs Debian's Chromium where none is found.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-e2e serve test torture check bench lock clean
+.PHONY: help setup setup-e2e serve test torture siege check bench bench-peers lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,13 +10,17 @@ INSTALLED := $(VENV)/.installed
 E2E := .e2e
 # The client the end-to-end tests were written against.
 CLAUDE_CODE := 2.1.329
+# The gateways that bench-peers measures beside ours. 3.x of the router could not be installed: a package is missing.
+PEERS := .peers
+LITELLM := 1.106.2
+CLAUDE_CODE_ROUTER := 2.0.0
 # The tool that writes the lock files.
 UV := 0.13.8
 # More arguments for the command: make test ARGS="-k spool -x", make serve ARGS="--port 9000".
 ARGS :=
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Install everything for Python into .venv
 
@@ -93,6 +97,9 @@ ROUNDS := 100
 torture: setup ## Kill a gateway under load ROUNDS times, then look for every answer in the ledger
 	@$(BIN)/python -m ccproxy_site.tests.e2e.torture --rounds $(ROUNDS) $(ARGS)
 
+siege: setup ## Attack a gateway with slow, hostile and vanishing clients; ARGS="--scenario vanish" takes one
+	@$(BIN)/python -m ccproxy_site.tests.e2e.siege $(ARGS)
+
 check: setup ## Format, lint, types, import contract, migrations
 	@$(BIN)/ruff format --check --quiet --output-format concise . || { echo "Not formatted: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -103,6 +110,24 @@ check: setup ## Format, lint, types, import contract, migrations
 
 bench: setup ## Measure CPU per request and per chunk beside a bare server
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+PEERS_INSTALLED := $(PEERS)/litellm-$(LITELLM)-router-$(CLAUDE_CODE_ROUTER)
+
+bench-peers: setup $(PEERS_INSTALLED) ## The same beside LiteLLM and claude-code-router, installed into .peers
+	@$(BIN)/python -m benchmarks --peers $(ARGS)
+
+$(PEERS_INSTALLED): | $(INSTALLED)
+	@if ! command -v npm >/dev/null; then echo "npm is missing: install Node.js 20 or later" >&2; exit 1; fi
+	@rm -rf $(PEERS)
+	@mkdir -p $(PEERS)
+	@echo "Installing LiteLLM $(LITELLM) (700 MB)"
+	@$(BIN)/python -m venv $(PEERS)/litellm
+	@$(PEERS)/litellm/bin/python -m pip install --quiet --disable-pip-version-check \
+		"litellm[proxy]==$(LITELLM)" >$(PEERS)/pip.log 2>&1 || { tail -n 20 $(PEERS)/pip.log >&2; exit 1; }
+	@echo "Installing claude-code-router $(CLAUDE_CODE_ROUTER)"
+	@npm install --prefix $(PEERS) --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
+		@musistudio/claude-code-router@$(CLAUDE_CODE_ROUTER) >$(PEERS)/npm.log 2>&1 || { cat $(PEERS)/npm.log >&2; exit 1; }
+	@touch $@
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
@@ -115,6 +140,6 @@ lock: $(INSTALLED) ## Write the requirements anew; ARGS=--upgrade takes later ve
 		{ echo "The lock files must name no address" >&2; exit 1; }
 
 clean: ## Remove what was built and installed; var, with its ledger, stays
-	@rm -rf $(VENV) $(E2E) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(E2E) $(PEERS) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find accounting benchmarks ccproxy_site gateway providers -name __pycache__ -prune -exec rm -rf {} +
 	@rm -f providers/*.so providers/*_c.c

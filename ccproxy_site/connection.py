@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import select
 from http import HTTPStatus
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
@@ -21,7 +22,7 @@ from twisted.web import http
 
 from ccproxy_site.limits import Stall, Upload, head_too_large, too_large
 from providers import identity
-from providers.errors import BadMessage, ProxyError, TooSlow
+from providers.errors import BadMessage, MethodNotAllowed, ProxyError, TooSlow
 
 if TYPE_CHECKING:
     from ccproxy_site.listener import Listener
@@ -51,6 +52,7 @@ class Request(WebRequest):
         self._loop: asyncio.AbstractEventLoop = channel.loop
         self._body_is_read = False
         self._is_over = False  # answered whole, or the client has left
+        self.has_slot = False  # of those that may run at once
         self._over: asyncio.Future[None] | None = None
         self._has_head = False
         self._head = b""  # until it leaves with the first piece
@@ -73,7 +75,7 @@ class Request(WebRequest):
             super().process()
             return
         path = origin_path(self.path)
-        refusal = self.server.refusal(path)
+        refusal = self.server.take_slot(self, path)
         if refusal is not None:
             self.reply(refusal)
             return
@@ -173,6 +175,7 @@ class Request(WebRequest):
 
     def _end(self) -> None:
         self._is_over = True
+        self.server.free_slot(self)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
@@ -250,6 +253,7 @@ class Connection(http.HTTPChannel):
         super().allHeadersReceived()
         if self.length != 0:
             self._body = Upload(self.limits)
+            self._body.take(len(self._buffer))
             self._deadline = math.inf
             if self.length is None:
                 self.transport.bufferSize = UNKNOWN_BODY_READ
@@ -257,8 +261,10 @@ class Connection(http.HTTPChannel):
     def _refusal(self, headers: Any) -> ProxyError | None:
         """Where two readers might see two requests there is none; and what is too long is not even read."""
         coding = headers.getRawHeaders(b"transfer-encoding")
-        if coding and (headers.hasHeader(b"content-length") or self._version != b"HTTP/1.1"):
-            return BadMessage("the request says its length in two ways: send content-length or transfer-encoding")
+        if coding and (self.length is not None or headers.hasHeader(b"content-length") or self._version != b"HTTP/1.1"):
+            return BadMessage("it is unclear where the request ends: send content-length, or chunked transfer-encoding")
+        if self._command == b"CONNECT":
+            return MethodNotAllowed("this gateway is no proxy for other hosts: ask it for /v1/messages")
         hosts = headers.getRawHeaders(b"host", ())
         if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
             return BadMessage("a request names one host: send one Host header")
@@ -274,6 +280,18 @@ class Connection(http.HTTPChannel):
             self.transport.bufferSize = type(self.transport).bufferSize
         self._deadline = math.inf
         super().allContentReceived()
+
+    def lineReceived(self, line: bytes) -> None:
+        if line[:1] in {b" ", b"\t"}:  # Twisted would join it to the header before it, and not everybody does
+            self.refuse(BadMessage("a header goes on in a second line: send each in one line"))
+        else:
+            super().lineReceived(line)
+
+    def _finishRequestBody(self, data: bytes) -> None:
+        """With what was sent after the body. Twisted bounds only what comes after that."""
+        super()._finishRequestBody(data)
+        if self._handlingRequest and len(data) > self._optimisticEagerReadSize:
+            self.transport.pauseProducing()
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         return super().checkPersistence(request, version) and not self.server.is_closing
@@ -348,7 +366,9 @@ class Connection(http.HTTPChannel):
                 self.transport.abortConnection()
             return
         self._stall = None
-        if self._body is not None:
+        if self._dataBuffer and has_hung_up(self.transport):
+            self.transport.abortConnection()
+        elif self._body is not None:
             refusal = self._body.refusal(now)
             if refusal is not None:
                 self.refuse(refusal)
@@ -383,6 +403,13 @@ def origin_path(path: bytes) -> str:
     if not text.startswith("/"):
         text = urlsplit(text).path if "://" in text else "/" + text
     return "/" + text.lstrip("/")
+
+
+def has_hung_up(transport: Any) -> bool:
+    """Asks the kernel: where more is sent than is read, nobody reads that the client has left."""
+    poll = select.poll()
+    poll.register(transport.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def status_line(status: int) -> bytes:

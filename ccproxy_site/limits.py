@@ -97,7 +97,7 @@ class Stall:
 
 
 def too_large(limits: Limits) -> TooLarge:
-    return TooLarge(f"the body is larger than the {limits.body_bytes} bytes this gateway takes: shorten or compact it")
+    return TooLarge(f"the body is larger than the {limits.body_bytes} bytes this gateway takes: shorten the conversation or compact it")
 
 
 def head_too_large(limits: Limits) -> HeadTooLarge:

@@ -89,7 +89,7 @@ class Server(server.Server):
         self.running: set[asyncio.Task[None]] = set()
         self._when_listening = when_listening
         self._port: Any = None
-        self._shed = 0
+        self._slots_taken = self._shed = 0
 
     def run(self) -> None:
         # Daphne makes its factory by the name it knows it by; that name is the only way in.
@@ -112,17 +112,24 @@ class Server(server.Server):
     def stop_listening(self) -> None:
         self._port.stopListening()
 
-    def refusal(self, path: str) -> ProxyError | None:
+    def take_slot(self, request: Request, path: str) -> ProxyError | None:
         """Why a new request is not taken. Health, the admin and what runs already are never shed."""
         if not path.startswith(API):
             return None
         if self.is_refusing:
             return Busy("this gateway is being restarted: try again in a moment", retry_after=2)
-        if len(self.running) >= self.limits.concurrent_requests:
+        if self._slots_taken >= self.limits.concurrent_requests:
             self._shed += 1
             # Not all of them at the same second again.
             return Busy("this gateway has too many requests at once: try again", retry_after=1 + self._shed % 3)
+        self._slots_taken += 1
+        request.has_slot = True
         return None
+
+    def free_slot(self, request: Request) -> None:
+        if request.has_slot:
+            request.has_slot = False
+            self._slots_taken -= 1
 
     def start(self, request: Request, scope: dict[str, Any]) -> None:
         task = self.loop.create_task(self.application(scope, request.receive, request.send))

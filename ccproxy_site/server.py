@@ -34,6 +34,7 @@ def serve(listener: socket.socket, ready: int | None) -> None:
 
     from ccproxy_site.asgi import application
     from ccproxy_site.draining import Drain
+    from ccproxy_site.memory import give_back
     from gateway import runtime
 
     raise_descriptor_limit()
@@ -42,7 +43,9 @@ def serve(listener: socket.socket, ready: int | None) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
     server = Server(application, listener, when_listening=lambda: tell(ready))
     Drain(server, runtime.running(), seconds=settings.DRAIN_SECONDS).listen_to_signals()
+    memory = server.loop.create_task(give_back())
     server.run()
+    memory.cancel()
     runtime.running().stop()
 
 
