@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from benchmarks import conversation
+
 # The model's name tells the upstream which scenario's answer is wanted, in every language.
 MODEL_PREFIX = "bench-"
 PLAIN_BYTES = 1024
+CODING_BYTES = 116 * 1024
 INPUT_TOKENS = 12
+# Stands in the text of a slow chunk where its sender writes when it was sent, in microseconds of the machine's clock.
+STAMP = "@" + "0" * 15
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,7 @@ class Scenario:
     chunks: int = 0  # of a stream; 0 is a plain reply of PLAIN_BYTES
     pause: float = 0.0  # seconds between chunks; 0: as fast as the upstream writes
     connections: int = 16
-    # What is asked: so many messages of so many characters, and so many tools.
-    messages: int = 1
-    characters: int = 60
-    tools: int = 0
+    coding: bool = False  # asked as Claude Code asks in the middle of its work: CODING_BYTES
 
     @property
     def model(self) -> str:
@@ -34,28 +36,30 @@ class Scenario:
         return self.chunks > 0
 
     @property
+    def stamped(self) -> bool:
+        """Whether each chunk says when it was sent: those that wait for each other do."""
+        return self.pause > 0
+
+    @property
     def output_tokens(self) -> int:
         return 4 * max(self.chunks, 1)
 
     @cached_property
     def texts(self) -> list[str]:
         """The text of each chunk; of a plain reply the one text that makes a Messages reply of PLAIN_BYTES."""
-        if self.streams:
-            return [f" chunk {number:04} of the answer" for number in range(self.chunks)]
-        return ["x" * (PLAIN_BYTES - len(dumped(message(self, ""))))]
+        if not self.streams:
+            return ["x" * (PLAIN_BYTES - len(dumped(message(self, ""))))]
+        ending = f" sent {STAMP}" if self.stamped else " of the answer"
+        return [f" chunk {number:04}{ending}" for number in range(self.chunks)]
 
     @cached_property
     def request(self) -> bytes:
         """The body that the client sends."""
-        body: dict[str, Any] = {"model": self.model, "max_tokens": 1024, "stream": self.streams}
-        roles = ("user", "assistant")
-        body["messages"] = [
-            {"role": roles[number % 2], "content": ("What does a gateway cost? " * self.characters)[: self.characters]}
-            for number in range(self.messages)
-        ]
-        if self.tools:
-            body["tools"] = [tool(number) for number in range(self.tools)]
-        return dumped(body)
+        if self.coding:
+            missing = CODING_BYTES - len(dumped(conversation.request(self.model, "")))
+            return dumped(conversation.request(self.model, conversation.prose(missing)))
+        asked = {"role": "user", "content": "What does a gateway cost beside what stands behind it?"}
+        return dumped({"model": self.model, "max_tokens": 1024, "stream": self.streams, "messages": [asked]})
 
 
 SCENARIOS = {
@@ -63,6 +67,9 @@ SCENARIOS = {
     for scenario in (
         Scenario("S1", "plain reply of 1 KB"),
         Scenario("S2", "stream of 50 chunks", chunks=50),
+        Scenario("S3", "stream of 500 chunks", chunks=500),
+        Scenario("S4", "Claude Code's 116 KB, 50 chunks", chunks=50, coding=True),
+        Scenario("S5", "slow streams, 20 chunks each", chunks=20, pause=0.25, connections=1000),
     )
 }
 
@@ -81,11 +88,5 @@ def message(scenario: Scenario, text: str) -> dict[str, Any]:
     }
 
 
-def tool(number: int) -> dict[str, Any]:
-    path = {"type": "string", "description": "The absolute path of the file to work on"}
-    schema = {"type": "object", "properties": {"path": path}, "required": ["path"]}
-    return {"name": f"tool_{number}", "description": "Works on one file. " * 20, "input_schema": schema}
-
-
 def dumped(document: Any) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from benchmarks import SCENARIOS
-from benchmarks.upstream import messages
+from benchmarks.upstream import messages, stamped
 
 ANSWERS = {f"/{name}": messages(scenario) for name, scenario in SCENARIOS.items()}
 STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -26,12 +27,14 @@ async def application(
     while (await receive()).get("more_body"):
         pass
     pieces = ANSWERS[scope["path"]]
-    pause = SCENARIOS[scope["path"][1:]].pause
+    scenario = SCENARIOS[scope["path"][1:]]
+    final = len(pieces) - 1
     await send({"type": "http.response.start", "status": 200, "headers": headers(pieces)})
-    for piece in pieces[:-1]:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await asyncio.sleep(pause)
-    await send({"type": "http.response.body", "body": pieces[-1]})
+    for number, piece in enumerate(pieces):
+        if number:
+            await asyncio.sleep(scenario.pause)
+        body = stamped(piece) if scenario.stamped else piece
+        await send({"type": "http.response.body", "body": body, "more_body": number < final})
 
 
 def headers(pieces: list[bytes]) -> list[tuple[bytes, bytes]]:
@@ -56,6 +59,8 @@ def serve(port: int) -> None:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     from daphne.server import Server
 
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     Server(application, endpoints=[f"tcp:port={port}:interface=127.0.0.1"], verbosity=0).run()
 
 

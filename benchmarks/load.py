@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from benchmarks import INPUT_TOKENS, Scenario
+from benchmarks import INPUT_TOKENS, STAMP, Scenario
 
 # Seconds for one reply; and the rest after one that went wrong, so that a dead server is not hammered.
 PATIENCE, REST = 30.0, 0.1
+# Seconds in which the clients of slow streams join: a whole number of pauses, so that chunks come evenly over time.
+RAMP = 2.0
 LAST_CHUNK = b"0\r\n\r\n"
 
 _length = re.compile(rb"\ncontent-length: *(\d+)", re.IGNORECASE)
 _chunked = re.compile(rb"\ntransfer-encoding: *chunked", re.IGNORECASE)
+_stamp = re.compile(rb"@(\d{15})")
+_told_stamp = re.compile(r"@\d{15}")
+
+Look = Callable[[], object] | None
+Arrivals = list[tuple[float, int]]  # when, and how many bytes were there then
 
 
 class BadReply(Exception):
@@ -29,6 +38,7 @@ class Reply:
     status: int
     body: bytes
     sends: int  # HTTP chunks of a stream: as many as the server made sends
+    delays: list[tuple[float, float]] = field(default_factory=list)  # of stamped chunks: when it came, how late
 
 
 @dataclass
@@ -41,11 +51,24 @@ class Tally:
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     sends: int = 0
+    delays: list[tuple[float, float]] = field(default_factory=list)
+    # All connections were there from when to when, by the clock of the stamps.
+    complete: float = math.inf
+    thinning: float = math.inf
 
     def complain(self, complaint: str) -> None:
         self.bad += 1
         if len(self.complaints) < 3:
             self.complaints.append(complaint)
+
+    def hear(self, reply: Reply) -> None:
+        self.replies += 1
+        self.sends += reply.sends
+        self.delays += reply.delays
+
+    def delays_of_all(self) -> list[float]:
+        """Of the chunks that came while all connections were there."""
+        return [late for at, late in self.delays if self.complete <= at <= self.thinning]
 
 
 @dataclass(frozen=True)
@@ -55,8 +78,12 @@ class Address:
     port: int
     path: str
     headers: tuple[str, ...] = ()
+    before_model: str = ""  # what must stand before a model's name
+    forgiven: frozenset[str] = frozenset()  # what is not compared, since there it rightly differs
 
     def request(self, scenario: Scenario) -> bytes:
+        model = scenario.model.encode()
+        body = scenario.request.replace(model, self.before_model.encode() + model, 1)
         lines = (
             f"POST {self.path.format(scenario=scenario.name)} HTTP/1.1",
             f"host: 127.0.0.1:{self.port}",
@@ -64,36 +91,52 @@ class Address:
             "accept: */*",
             "content-type: application/json",
             "anthropic-version: 2023-06-01",
-            f"content-length: {len(scenario.request)}",
+            f"content-length: {len(body)}",
             *self.headers,
         )
-        return "\r\n".join(lines).encode() + b"\r\n\r\n" + scenario.request
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def drive(address: Address, scenario: Scenario, seconds: float) -> Tally:
-    """Asks for so long; what is under way at the end is waited for."""
+async def drive(address: Address, scenario: Scenario, connections: int, seconds: float, look: Look = None) -> Tally:
+    """Each connection asks for so long; what is under way at the end is waited for.
+
+    `look` is called once all connections of slow streams have joined, and again when the first one leaves.
+    """
     tally = Tally()
-    request = address.request(scenario)
     started = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
-        for _ in range(scenario.connections):
-            tasks.create_task(keep_asking(address.port, request, scenario, started + seconds, tally))
+        for _ in range(connections):
+            asking = tasks.create_task(keep_asking(address, scenario, seconds, tally))
+            if look:
+                asking.add_done_callback(lambda _: leave(tally, look))
+                await asyncio.sleep(RAMP / connections)
+        tally.complete = time.monotonic()
+        if look:
+            look()
     tally.seconds = time.perf_counter() - started
     return tally
 
 
-async def keep_asking(port: int, request: bytes, scenario: Scenario, until: float, tally: Tally) -> None:
+def leave(tally: Tally, look: Callable[[], object]) -> None:
+    if tally.thinning == math.inf:
+        tally.thinning = time.monotonic()
+        look()
+
+
+async def keep_asking(address: Address, scenario: Scenario, seconds: float, tally: Tally) -> None:
     """Over one connection; a new one where a reply was bad."""
+    until = time.perf_counter() + seconds
+    request = address.request(scenario)
     while time.perf_counter() < until:
         try:
-            await ask_over_connection(port, request, scenario, until, tally)
+            await ask_over_connection(address, request, scenario, until, tally)
         except (BadReply, OSError, EOFError, TimeoutError, ValueError, asyncio.LimitOverrunError) as error:
             tally.complain(f"{type(error).__name__}: {error}")
             await asyncio.sleep(REST)
 
 
-async def ask_over_connection(port: int, request: bytes, scenario: Scenario, until: float, tally: Tally) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def ask_over_connection(address: Address, request: bytes, scenario: Scenario, until: float, tally: Tally) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", address.port)
     try:
         while time.perf_counter() < until:
             asked = time.perf_counter()
@@ -101,9 +144,8 @@ async def ask_over_connection(port: int, request: bytes, scenario: Scenario, unt
             async with asyncio.timeout(PATIENCE):
                 reply = await read_reply(reader)
             tally.latencies.append(time.perf_counter() - asked)
-            check(scenario, reply)
-            tally.replies += 1
-            tally.sends += reply.sends
+            check(scenario, reply, address.forgiven)
+            tally.hear(reply)
     finally:
         writer.close()
 
@@ -117,13 +159,27 @@ async def read_reply(reader: asyncio.StreamReader) -> Reply:
     if not _chunked.search(head):
         raise BadReply("a reply without content-length that is not chunked either")
     coded = b""
+    arrivals: Arrivals = []
     while not coded.endswith(LAST_CHUNK):  # no text of ours ends so
         data = await reader.read(65536)
         if not data:
             raise EOFError("the connection was closed in the middle of a reply")
         coded += data
+        arrivals.append((time.monotonic(), len(coded)))
     chunks = decoded(coded)
-    return Reply(status, b"".join(chunks), len(chunks))
+    return Reply(status, b"".join(chunks), len(chunks), delays(coded, arrivals))
+
+
+def delays(coded: bytes, arrivals: Arrivals) -> list[tuple[float, float]]:
+    """When each stamped chunk came, and how much later than it was sent."""
+    found = []
+    coming = iter(arrivals)
+    at, length = next(coming)
+    for stamp in _stamp.finditer(coded):
+        while length < stamp.end():
+            at, length = next(coming)
+        found.append((at, at - int(stamp[1]) / 1e6))
+    return found
 
 
 def decoded(coded: bytes) -> list[bytes]:
@@ -145,24 +201,29 @@ def decoded(coded: bytes) -> list[bytes]:
     return chunks
 
 
-def check(scenario: Scenario, reply: Reply) -> None:
+def check(scenario: Scenario, reply: Reply, forgiven: frozenset[str] = frozenset()) -> None:
     """Raises BadReply unless the whole answer is there."""
     if reply.status != 200:
         raise BadReply(f"HTTP {reply.status}: {reply.body[:300].decode('utf-8', 'replace')}")
     try:
-        check_message(scenario, reply)
+        told = told_by_stream(reply.body) if scenario.streams else msgspec.json.decode(reply.body)
+        compare(scenario, told, forgiven)
     except (msgspec.DecodeError, LookupError, TypeError) as error:
         raise BadReply(f"not a Messages reply: {type(error).__name__} {error}") from error
 
 
-def check_message(scenario: Scenario, reply: Reply) -> None:
-    told = told_by_stream(reply.body) if scenario.streams else msgspec.json.decode(reply.body)
-    expect("text", text_of(told), "".join(scenario.texts))
-    expect("model", told["model"], scenario.model)
-    expect("stop_reason", told["stop_reason"], "end_turn")
-    expect("id", told["id"][:4], "msg_")
-    figures = told["usage"]["input_tokens"], told["usage"]["output_tokens"]
-    expect("usage", figures, (INPUT_TOKENS, scenario.output_tokens))
+def compare(scenario: Scenario, told: dict[str, Any], forgiven: frozenset[str]) -> None:
+    told_and_expected = {
+        "text": (_told_stamp.sub(STAMP, text_of(told)), "".join(scenario.texts)),
+        "model": (told["model"], scenario.model),
+        "stop_reason": (told["stop_reason"], "end_turn"),
+        "id": (told["id"][:4], "msg_"),
+        "input_tokens": (told["usage"]["input_tokens"], INPUT_TOKENS),
+        "output_tokens": (told["usage"]["output_tokens"], scenario.output_tokens),
+    }
+    for what, (said, expected) in told_and_expected.items():
+        if what not in forgiven:
+            expect(what, said, expected)
 
 
 def expect(what: str, told: object, expected: object) -> None:

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from benchmarks import MODEL_PREFIX
 from benchmarks.load import Address
 from ccproxy_site.tests.e2e.family import ROOT, Installation, descendants, free_port, installation
 
-PATIENCE = 20.0
-TICKS = os.sysconf("SC_CLK_TCK")
+PATIENCE = 60.0
+TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGESIZE")
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,30 @@ class Processors:
 
 @dataclass(frozen=True)
 class Target:
-    """A server under measurement. `settle` returns once it has done all the work that its replies left behind."""
+    """A server under measurement."""
 
     name: str
     address: Address
     pid: int
-    settle: Callable[[], None]
 
     def cpu_seconds(self) -> float:
-        """Of the process and all its threads, in user and kernel mode, since it was started."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """Of the process and all below it, in user and kernel mode, since they were started."""
+        ticks = 0
+        for pid in (self.pid, *descendants(self.pid)):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))  # its own, and of its children that have ended
+        return ticks / TICKS
+
+    def resident_bytes(self) -> int:
+        family = (self.pid, *descendants(self.pid))
+        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in family) * PAGE
+
+    def settle(self) -> None:
+        """Returns once all the work is done that its replies left behind: when it does nothing any more."""
+        spent, until = -1.0, time.monotonic() + PATIENCE
+        while time.monotonic() < until and self.cpu_seconds() > spent + 0.01:
+            spent = self.cpu_seconds()
+            time.sleep(0.25)
 
 
 def processors() -> Processors:
@@ -54,6 +67,18 @@ def processors() -> Processors:
     if len(usable) == 1:
         return Processors(frozenset(usable), frozenset(usable))
     return Processors(frozenset(usable[:1]), frozenset(usable[1:2]))
+
+
+def processor_times(processors: frozenset[int]) -> tuple[int, int]:
+    """Ticks in which they were busy, and all ticks, since the machine was started; with whatever else runs there."""
+    busy = every = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name.removeprefix("cpu").isdecimal() and int(name.removeprefix("cpu")) in processors:
+            ticks = [int(field) for field in fields[:8]]
+            every += sum(ticks)
+            busy += sum(ticks) - ticks[3] - ticks[4]  # idle, and idle while the disk works
+    return busy, every
 
 
 @contextlib.contextmanager
@@ -68,25 +93,31 @@ def on(processor: frozenset[int]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def upstream(language: str, processor: frozenset[int]) -> Iterator[str]:
-    """Gives its base URL."""
+def upstream(processor: frozenset[int]) -> Iterator[Target]:
+    """Also a target: what is asked straight from it is the floor of every delay."""
     port = free_port()
-    with module("benchmarks.upstream", port, processor, "--type", language):
-        yield f"http://127.0.0.1:{port}"
+    with module("benchmarks.upstream", port, processor) as pid:
+        yield Target("upstream", Address(port, "/v1/messages"), pid)
 
 
 @contextlib.contextmanager
 def bare(processor: frozenset[int]) -> Iterator[Target]:
     port = free_port()
     with module("benchmarks.bare", port, processor) as pid:
-        yield Target("bare", Address(port, "/{scenario}"), pid, settle=lambda: None)
+        yield Target("bare", Address(port, "/{scenario}"), pid)
 
 
 @contextlib.contextmanager
-def module(name: str, port: int, processor: frozenset[int], *options: str) -> Iterator[int]:
-    command = [sys.executable, "-m", name, "--port", str(port), *options]
+def module(name: str, port: int, processor: frozenset[int]) -> Iterator[int]:
+    with program(name, [sys.executable, "-m", name, "--port", str(port)], port, processor, cwd=ROOT) as pid:
+        yield pid
+
+
+@contextlib.contextmanager
+def program(name: str, command: list[str], port: int, processor: frozenset[int], **options: Any) -> Iterator[int]:
+    """Runs until the block ends; gives its process id once it listens."""
     with on(processor):
-        process = subprocess.Popen(command, cwd=ROOT)
+        process = subprocess.Popen(command, **options)
     try:
         wait_until_listening(name, port, process)
         yield process.pid
@@ -110,39 +141,42 @@ def wait_until_listening(name: str, port: int, process: subprocess.Popen[bytes])
     raise RuntimeError(f"{name} does not listen after {PATIENCE:.0f} s")
 
 
+@dataclass(frozen=True)
+class Gateway(Target):
+    """One of ours: it says itself when everything is booked."""
+
+    house: Installation
+
+    def settle(self) -> None:
+        self.house.wait_until_booked()
+
+    def booked_rows(self) -> int:
+        """Of its ledger, in the embedded database."""
+        database = self.house.folder / "var" / "ccproxy.sqlite3"
+        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT count(*) FROM accounting_usagerecord").fetchone()[0])
+
+
 @contextlib.contextmanager
-def gateway(folder: Path, upstream_url: str, language: str, processor: frozenset[int]) -> Iterator[Target]:
+def gateway(name: str, folder: Path, upstream_port: int, language: str, processor: frozenset[int]) -> Iterator[Gateway]:
     """The real one, with everything on that an answer needs in the end: key, route, price, ledger."""
+    folder.mkdir()
     with installation(folder, LOG_LEVEL="WARNING") as house:
         house.manage("migrate", "--verbosity", "0")
-        house.apply(configuration(upstream_url, language))
+        house.apply(configuration(upstream_port, language))
         key = house.issue_key("bench")
         with on(processor):
             house.start()
+        assert house.process is not None
         address = Address(house.port, "/v1/messages", (f"authorization: Bearer {key}",))
-        yield Target("gateway", address, web_process(house), house.wait_until_booked)
+        yield Gateway(name, address, house.process.pid, house)
         house.stop()
 
 
-def configuration(upstream_url: str, language: str) -> dict[str, Any]:
+def configuration(upstream_port: int, language: str) -> dict[str, Any]:
+    provider = {"name": "upstream", "type": language, "auth_value": "sk-upstream"}
     return {
-        "providers": [{"name": "upstream", "type": language, "base_url": upstream_url, "auth_value": "sk-upstream"}],
+        "providers": [{**provider, "base_url": f"http://127.0.0.1:{upstream_port}"}],
         "model_routes": {MODEL_PREFIX + "*": [{"provider": "upstream"}]},
         "prices": [{"model": MODEL_PREFIX + "*", "valid_from": "2026-01-01", "input": 3, "output": 15}],
     }
-
-
-def web_process(house: Installation) -> int:
-    """The one that answers requests, among the children of `serve`."""
-    assert house.process is not None
-    for pid in descendants(house.process.pid):
-        if b"ccproxy_site.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
-    raise RuntimeError("the gateway has no web process")
-
-
-def booked_rows(folder: Path) -> int:
-    """Of the ledger, in the embedded database."""
-    database = folder / "var" / "ccproxy.sqlite3"
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return int(connection.execute("SELECT count(*) FROM accounting_usagerecord").fetchone()[0])

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import itertools
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import INPUT_TOKENS, MODEL_PREFIX, SCENARIOS, Scenario, dumped, message
+from benchmarks import INPUT_TOKENS, MODEL_PREFIX, SCENARIOS, STAMP, Scenario, dumped, message
 
 # Stands in every prepared answer where the id belongs: providers never use one twice, and a gateway may rely on it.
 ID = b"0" * 24
+BLANK = STAMP.encode()
 
 _length = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _model = re.compile(rb'"model": ?"%b(\w+)"' % MODEL_PREFIX.encode())
@@ -87,50 +90,61 @@ def http_writes(scenario: Scenario, pieces: list[bytes]) -> list[bytes]:
     return framed(head, writes, b"0\r\n\r\n")
 
 
-class Upstream:
-    """All answers of one language, ready to be written."""
+def stamped(piece: bytes) -> bytes:
+    """With the time of sending, by a clock that all processes of the machine share."""
+    return piece.replace(BLANK, b"@%015d" % (time.monotonic_ns() // 1000))
 
-    def __init__(self, language: str) -> None:
-        answers = LANGUAGES[language]
-        self._writes = {name: http_writes(row, answers(row)) for name, row in SCENARIOS.items()}
+
+class Upstream:
+    """All answers in all languages, ready to be written; the request's path says which language."""
+
+    def __init__(self) -> None:
+        self._writes = {
+            (language, name): http_writes(row, answers(row))
+            for language, answers in LANGUAGES.items()
+            for name, row in SCENARIOS.items()
+        }
         self._numbers = itertools.count(1)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, kept alive until the other side closes it."""
         try:
             while True:
-                await self._answer(await read_body(reader), writer)
+                head = await reader.readuntil(b"\r\n\r\n")
+                language = "openai" if b"/chat/completions" in head.partition(b"\r\n")[0] else "anthropic"
+                await self._answer(language, await read_body(head, reader), writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
 
-    async def _answer(self, body: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, language: str, body: bytes, writer: asyncio.StreamWriter) -> None:
         found = _model.search(body)
         if found is None:
             writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
             return
         scenario = SCENARIOS[found[1].decode()]
         own_id = b"%024d" % next(self._numbers)
-        for number, write in enumerate(self._writes[scenario.name]):
+        for number, write in enumerate(self._writes[language, scenario.name]):
             if number:
                 await asyncio.sleep(scenario.pause)  # 0: other connections get their turn
-            writer.write(write.replace(ID, own_id))
+            piece = write.replace(ID, own_id)
+            writer.write(stamped(piece) if scenario.stamped else piece)
         await writer.drain()
 
 
-async def read_body(reader: asyncio.StreamReader) -> bytes:
-    head = await reader.readuntil(b"\r\n\r\n")
+async def read_body(head: bytes, reader: asyncio.StreamReader) -> bytes:
     length = _length.search(head)
     return await reader.readexactly(int(length[1])) if length else b""
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description="A fast upstream with fixed answers, for the benchmarks.")
-    parser.add_argument("--type", choices=LANGUAGES, required=True)
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
-    server = await asyncio.start_server(Upstream(options.type).serve, "127.0.0.1", options.port)
+    gc.freeze()
+    gc.disable()  # nothing here is a cycle that grows, and a collection would look like a slow server
+    server = await asyncio.start_server(Upstream().serve, "127.0.0.1", options.port, backlog=4096)
     await server.serve_forever()
 
 
