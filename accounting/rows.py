@@ -6,20 +6,21 @@ Not through model instances: those cost five times as much, and the gateway writ
 from __future__ import annotations
 
 import datetime as dt
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from django.db import connection, models
 
-from accounting.ledger import Attempt, Row, Settled
-from accounting.models import UsageRecord
+from accounting.ledger import Attempt, Settled
 from accounting.prices import PriceList, Rates
 
 MOST_MILLISECONDS = 2**31 - 1
-_cost = UsageRecord._meta.get_field("cost")
+
+# Of one row, by column.
+Values = dict[str, Any]
 
 
 def insert(model: type[models.Model], rows: Sequence[Mapping[str, Any]], *, unique: Sequence[str]) -> None:
@@ -38,16 +39,19 @@ def insert(model: type[models.Model], rows: Sequence[Mapping[str, Any]], *, uniq
         cursor.executemany(statement, [tuple(row.values()) for row in rows])
 
 
-def record_of(settled: Settled, prices: PriceList) -> dict[str, Any]:
-    row, last = settled.row, settled.attempts[-1]
-    rates = _rates(last, row, prices)
-    return {
+def rows_of(settled: Settled, prices: PriceList) -> tuple[Values, list[Values]]:
+    """The row of a request, and one for each of its attempts."""
+    row, attempts = settled.row, settled.attempts
+    rates = [prices.at(_moment(row.started_at), each.provider_id, each.upstream_model) for each in attempts]
+    calls = [_call(attempt, its_rates) for attempt, its_rates in zip(attempts, rates, strict=True)]
+    stored = connection.ops.adapt_datetimefield_value
+    record = {
         "request_id": row.request_id,
         "corrects": "",
         "client_request_id": row.client_request_id,
         "session_id": row.session_id,
-        "started_at": stored_moment(row.started_at),
-        "finished_at": stored_moment(row.finished_at),
+        "started_at": stored(_moment(row.started_at)),
+        "finished_at": stored(_moment(row.finished_at)),
         "api_key_id": row.key_id,
         "key": row.key,
         "owner": row.owner,
@@ -59,33 +63,28 @@ def record_of(settled: Settled, prices: PriceList) -> dict[str, Any]:
         "reason": row.reason,
         # A clock that is set back makes it negative.
         "first_byte_ms": row.first_byte_ms and min(max(row.first_byte_ms, 0), MOST_MILLISECONDS),
-        "price": _price(rates),
-        "attempt_count": len(settled.attempts),
-        "attempts_cost": _stored_cost(_together(settled, prices)),
-        **_call(last, rates),
+        "price": _price(rates[-1]),
+        "attempt_count": len(attempts),
+        "attempts_cost": _together(attempts, calls),
+        **calls[-1],
     }
-
-
-def attempts_of(settled: Settled, prices: PriceList) -> Iterator[dict[str, Any]]:
-    for attempt in settled.attempts:
-        yield {
-            "record_id": settled.row.request_id,
+    return record, [
+        {
+            "record_id": row.request_id,
             "number": attempt.number,
-            "started_at": stored_moment(attempt.started_at),
-            "finished_at": stored_moment(attempt.finished_at),
+            "started_at": stored(_moment(attempt.started_at)),
+            "finished_at": stored(_moment(attempt.finished_at)),
             "upstream_id": attempt.upstream_id,
             "reached": attempt.reached,
             "status": attempt.status,
             "reason": attempt.reason,
-            **_call(attempt, _rates(attempt, settled.row, prices)),
+            **call,
         }
+        for attempt, call in zip(attempts, calls, strict=True)
+    ]
 
 
-def stored_moment(seconds: float) -> Any:
-    return connection.ops.adapt_datetimefield_value(_moment(seconds))
-
-
-def _call(attempt: Attempt, rates: Rates | None) -> dict[str, Any]:
+def _call(attempt: Attempt, rates: Rates | None) -> Values:
     """The columns that rows and attempts share."""
     return {
         "provider_ref_id": attempt.provider_id,
@@ -94,34 +93,28 @@ def _call(attempt: Attempt, rates: Rates | None) -> dict[str, Any]:
         **msgspec.structs.asdict(attempt.usage),
         "source": attempt.source,
         "method": attempt.method,
-        "cost": _stored_cost(rates.cost(attempt.usage) if rates else None),
+        "cost": rates.cost(attempt.usage) if rates else None,
         "currency": rates.currency if rates else "",
     }
 
 
-def _rates(attempt: Attempt, row: Row, prices: PriceList) -> Rates | None:
-    return prices.at(_moment(row.started_at), attempt.provider_id, attempt.upstream_model)
-
-
+@lru_cache(maxsize=1024)
 def _price(rates: Rates | None) -> str | None:
     if rates is None:
         return None
-    return json.dumps({name: str(value) for name, value in msgspec.structs.asdict(rates).items()})
+    return msgspec.json.encode({name: str(value) for name, value in msgspec.structs.asdict(rates).items()}).decode()
 
 
-def _together(settled: Settled, prices: PriceList) -> Decimal | None:
+def _together(attempts: Sequence[Attempt], calls: Sequence[Values]) -> Decimal | None:
     """None as soon as one attempt's price is unknown, or two currencies meet: a sum with a hole is no sum."""
-    called = [attempt for attempt in settled.attempts if attempt.reached]
-    rates = [_rates(attempt, settled.row, prices) for attempt in called]
-    if None in rates or len({each.currency for each in rates if each}) > 1:
+    called = [call for attempt, call in zip(attempts, calls, strict=True) if attempt.reached]
+    if any(call["cost"] is None for call in called) or len({call["currency"] for call in called}) > 1:
         return None
-    return sum((each.cost(attempt.usage) for each, attempt in zip(rates, called, strict=True) if each), Decimal(0))
+    return sum((call["cost"] for call in called), Decimal(0))
 
 
-def _stored_cost(cost: Decimal | None) -> Any:
-    if cost is None:
-        return None
-    return connection.ops.adapt_decimalfield_value(cost, _cost.max_digits, _cost.decimal_places)
+def stored_moment(seconds: float) -> Any:
+    return connection.ops.adapt_datetimefield_value(_moment(seconds))
 
 
 def _moment(seconds: float) -> dt.datetime:

@@ -78,7 +78,7 @@ async def create_message(request: HttpRequest) -> Any:
     if not question.request.stream:
         return mark(HttpResponse(await relay.whole(), content_type="application/json"), relay)
     pieces = relay.stream()
-    return mark(EventStream(await anext(pieces), pieces), relay)
+    return mark(EventStream(await anext(pieces), pieces, lambda: relay.is_over), relay)
 
 
 @serves(v1, ["POST"], "/messages/count_tokens", openapi_extra=MESSAGES_BODY)
@@ -139,7 +139,7 @@ def ask(request: HttpRequest, *, counting: bool = False) -> Question:
         request=decoded,
         body=body,
         headers=headers,
-        query=request.META.get("QUERY_STRING", ""),
+        query=request.scope["query_string"].decode("latin-1"),  # type: ignore[attr-defined]
         request_id=request_id_of(request),
         candidates=candidates_for(decoded.model, caller.key, snapshot),
     )
@@ -158,17 +158,20 @@ def health_reply() -> HttpResponse:
 
 
 class EventStream(StreamingHttpResponse):
-    """Messages events; `pieces` is what to send, and closing it ends the upstream call."""
+    """Messages events: the piece for which the response has waited, and the rest, whose closing ends the upstream call.
 
-    def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
-        self.pieces = resumed(first, rest)
-        super().__init__(self.pieces, content_type="text/event-stream; charset=utf-8")
+    `is_over` tells whether the piece taken last is the last.
+    """
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes], is_over: Callable[[], bool]) -> None:
+        self.first, self.rest, self.is_over = first, rest, is_over
+        super().__init__(resumed(first, rest), content_type="text/event-stream; charset=utf-8")
         self["cache-control"] = "no-cache, no-transform"
         self["x-accel-buffering"] = "no"
 
 
 async def resumed(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """The piece for which the response has waited, then the others."""
+    """All pieces, for Django's own handler."""
     try:
         yield first
         async for piece in rest:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
@@ -32,6 +33,7 @@ from gateway.runtime import Runtime
 from providers import tokens
 from providers.dialects import DIALECTS, Answer, Dialect, Exchange
 from providers.errors import (
+    BrokenOff,
     BrokenStream,
     ClientError,
     NotServed,
@@ -51,7 +53,7 @@ requests_log = logging.getLogger("ccproxy.requests")
 
 NO_ANSWER: Bill = (Usage(), ESTIMATED, "no answer")
 WAITING = b": waiting\n\n"
-MOST_ANSWER = 256 * 1024 * 1024
+MOST_ANSWER = 64 * 1024 * 1024
 # After the reason to stop is known, usage may still follow; so long is it waited for, in seconds.
 USAGE_GRACE, LAST_GRACE = 2.0, 0.1
 # Up to here tokens are counted; beyond, characters are divided: counting 100 KB would cost more than relaying it.
@@ -114,6 +116,11 @@ class Unanswered:
 class Relay:
     """One client request on its way through its candidates."""
 
+    # Of the call that is under way.
+    _exchange: Exchange
+    _called_at: float
+    _deadline: float  # until when the provider may be silent; 0: to be set when we wait for it
+
     def __init__(self, question: Question, runtime: Runtime) -> None:
         self._question = question
         self._runtime = runtime
@@ -124,7 +131,7 @@ class Relay:
         self._meter: Meter | None = None
         self._committed = False  # the client has its 200
         self._fresh = False  # a kept connection was dead: the next call makes its own
-        self._last_sent = self._clock()
+        self._next_sign = self._clock() + self._pace.commit_after  # when the client should hear from us
         self.provider = ""  # whose answer it is
         self.entry: Entry = runtime.ledger.begin(
             question.request_id,
@@ -141,10 +148,19 @@ class Relay:
         Raises ProxyError only before the first piece; afterwards every ending is in the stream.
         """
         try:
-            async for piece in self._stream_from_any():
-                self._committed = True
-                self._last_sent = self._clock()
-                yield piece
+            for candidate in self._candidates():
+                try:
+                    async with self._begin(candidate) as call:
+                        while piece := await self._next_piece(call):
+                            self._committed = True
+                            self._next_sign = self._clock() + self._pace.ping_after
+                            yield piece
+                    return
+                except (UpstreamError, ClientError) as error:
+                    if self._has_begun:
+                        raise
+                    self._note_failure(error)
+            raise most_useful(self._failures, self._question.request.model)
         except Exception as error:
             last_word = self._break_off(error)
             if not self._committed:
@@ -157,30 +173,18 @@ class Relay:
     async def whole(self) -> bytes:
         """The answer as one Messages reply. Raises ProxyError."""
         try:
-            return await self._whole_from_any()
+            for candidate in self._candidates():
+                try:
+                    async with self._begin(candidate) as call:
+                        return await self._reply(call)
+                except (UpstreamError, ClientError) as error:
+                    self._note_failure(error)
+            raise most_useful(self._failures, self._question.request.model)
         except Exception as error:
             raise self._break_off(error) from error
         finally:
             self._settle_unfinished()
             self._say()
-
-    async def _stream_from_any(self) -> AsyncIterator[bytes]:
-        for candidate in self._candidates():
-            try:
-                async for piece in self._stream_from(candidate):
-                    yield piece
-                return
-            except (UpstreamError, ClientError) as error:
-                self._note_failure(error)
-        raise most_useful(self._failures, self._question.request.model)
-
-    async def _whole_from_any(self) -> bytes:
-        for candidate in self._candidates():
-            try:
-                return await self._whole_from(candidate)
-            except (UpstreamError, ClientError) as error:
-                self._note_failure(error)
-        raise most_useful(self._failures, self._question.request.model)
 
     def _candidates(self) -> Iterator[Candidate]:
         """The next one to try, as long as the last failure leaves hope that another would do better."""
@@ -193,114 +197,111 @@ class Relay:
             if isinstance(self._failures[-1], UpstreamError) and not self._failures[-1].elsewhere:
                 return
 
-    async def _stream_from(self, candidate: Candidate) -> AsyncIterator[bytes]:
-        """One candidate's answer. Raises UpstreamError as long as another may still answer in its place."""
-        exchange = self._exchange(candidate)
-        outbound, headers = self._dialect(exchange).encode(exchange), self._question.headers_for(candidate)
+    def _begin(self, candidate: Candidate) -> AbstractAsyncContextManager[Call]:
+        """The call to one candidate, with its intent in the ledger."""
+        exchange = self._exchange = self._question.towards(candidate, self._runtime.state_secret)
+        outbound, headers = self._dialect.encode(exchange), self._question.headers_for(candidate)
         self.entry.open_attempt(candidate)
         self.entry.meter = Unanswered(exchange)
-        async with self._runtime.upstreams.call(candidate.endpoint, outbound, headers, fresh=self._fresh) as call:
-            try:
-                async for has_news in self._progress(call, candidate.endpoint.timeouts):
-                    if not has_news:
-                        yield PING if self._has_begun else WAITING
-                        continue
-                    answer = self._answer or await self._hear(call, exchange)
-                    piece = answer.feed(call.take())
-                    if answer.error is None and piece:
-                        self._before_sending(answer)
-                        yield piece
-                    if answer.error is not None or answer.complete:
-                        break
-                else:
-                    answer = self._answer or await self._hear(call, exchange)
-                    piece = answer.finish()
-                    if answer.error is None:
-                        self._before_sending(answer)
-                        yield piece
-                failure = answer.error
-            except UpstreamError as error:
-                failure, piece = error, b""
-            if failure is not None:
-                if not self._has_begun:
-                    raise failure
-                self._settle_cut(failure)
-                yield piece + failure.event(self.entry.request_id)
+        self._called_at, self._deadline = self._clock(), 0.0
+        return self._runtime.upstreams.call(candidate.endpoint, outbound, headers, fresh=self._fresh)
 
-    async def _whole_from(self, candidate: Candidate) -> bytes:
-        exchange = self._exchange(candidate)
-        outbound, headers = self._dialect(exchange).encode(exchange), self._question.headers_for(candidate)
-        self.entry.open_attempt(candidate)
-        self.entry.meter = Unanswered(exchange)
-        async with self._runtime.upstreams.call(candidate.endpoint, outbound, headers, fresh=self._fresh) as call:
-            body = await call.whole(self._clock() + candidate.endpoint.timeouts.total, MOST_ANSWER)
-            if call.failure is not None:
-                raise call.failure
-            if body is None:
-                raise TimedOut(f"the provider gave no answer in {candidate.endpoint.timeouts.total:g} s: try again")
-            answer = await self._hear(call, exchange, body)
-            reply = answer.whole(body)
-            if answer.error is not None:
+    async def _next_piece(self, call: Call) -> bytes:
+        """What the client gets next; nothing after the last. Raises UpstreamError when the rest will not come."""
+        answer = self._answer
+        while answer is None or not answer.complete:
+            if answer is not None and answer.error is not None:
                 raise answer.error
-            self._before_sending(answer)
-            return reply
+            has_news = await call.wait(self._moment_to_act(call))
+            if not has_news and self._clock() < self._deadline:
+                return PING if self._has_begun else WAITING
+            self._deadline = 0.0
+            is_over = not has_news or (call.ended and not call.has_data)
+            if is_over:
+                self._check_ending(call)
+            answer = answer or await self._hear(call)
+            piece = answer.finish() if is_over else answer.feed(call.take())
+            if piece:
+                self._before_sending(answer)
+                return piece
+        return b""
 
-    async def _progress(self, call: Call, timeouts: Timeouts) -> AsyncIterator[bool]:
-        """True whenever the provider has sent something, False when the client should hear from us in between.
+    def _moment_to_act(self, call: Call) -> float:
+        """When the provider has been silent for too long, or the client should hear from us.
 
-        The limits run only while we wait for the provider, not while the client is slow to take what there is.
+        The deadline is set when we begin to wait for the provider: a client that is slow to take what there is does
+        not make it late.
         """
-        started = self._clock()
-        while True:
-            now = self._clock()
-            silence = now + timeouts.idle if call.got_bytes else started + timeouts.first_byte
-            deadline = min(silence, started + timeouts.total)
-            finishing = self._answer is not None and self._answer.finishing
-            if self._answer is not None and finishing:
-                deadline = now + (LAST_GRACE if self._answer.usage else USAGE_GRACE)
-            while not await call.wait(min(deadline, self._next_sign())):
-                if self._clock() < deadline:
-                    yield False
-                elif finishing:
-                    return
-                else:
-                    raise too_late(self._clock() - started, timeouts)
-            if call.ended and not call.has_data:
-                break
-            if self._clock() >= started + timeouts.total:
-                raise too_late(self._clock() - started, timeouts)
-            yield True
-        if call.failure is not None and not (self._answer and self._answer.finishing):
+        if not self._deadline:
+            now, timeouts = self._clock(), self._exchange.endpoint.timeouts
+            if self._answer is not None and self._answer.finishing:
+                self._deadline = now + (LAST_GRACE if self._answer.usage else USAGE_GRACE)
+            else:
+                silence = now + timeouts.idle if call.got_bytes else self._called_at + timeouts.first_byte
+                self._deadline = min(silence, self._called_at + timeouts.total)
+                if now >= self._deadline and not call.ended:
+                    raise self._too_late()
+        return min(self._deadline, self._next_sign)
+
+    def _check_ending(self, call: Call) -> None:
+        """The provider has closed its stream, or been silent too long: raises UpstreamError unless it was finishing."""
+        if self._answer is not None and self._answer.finishing:
+            return
+        if not call.ended:
+            raise self._too_late()
+        if call.failure is not None:
             raise call.failure
 
-    def _next_sign(self) -> float:
-        """When the client should hear from us next."""
-        return self._last_sent + (self._pace.ping_after if self._committed else self._pace.commit_after)
+    async def _reply(self, call: Call) -> bytes:
+        timeouts = self._timeouts
+        body = await call.whole(self._clock() + timeouts.total, MOST_ANSWER)
+        if call.failure is not None:
+            raise call.failure
+        if body is None:
+            raise TimedOut(f"the provider gave no answer in {timeouts.total:g} s: try again")
+        answer = await self._hear(call, body)
+        reply = answer.whole(body)
+        if answer.error is not None:
+            raise answer.error
+        self._before_sending(answer)
+        return reply
 
-    async def _hear(self, call: Call, exchange: Exchange, body: bytes | None = None) -> Answer:
+    async def _hear(self, call: Call, body: bytes | None = None) -> Answer:
         """The machine that reads this answer; raises UpstreamError where the provider refused to give one."""
         if call.status != 200:
-            raise await self._refusal(call, exchange, body)
-        answer = self._dialect(exchange).answer(exchange, call.headers.get("content-type", ""))
-        self._meter = Meter(exchange, answer)
+            raise await self._refusal(call, body)
+        answer = self._dialect.answer(self._exchange, call.headers.get("content-type", ""))
+        self._meter = Meter(self._exchange, answer)
         answer.count = self._meter.counted
         self._answer = answer
         self.entry.meter = self._meter
-        self.provider = exchange.endpoint.name
+        self.provider = self._exchange.endpoint.name
         return answer
 
-    async def _refusal(self, call: Call, exchange: Exchange, body: bytes | None) -> UpstreamError:
+    async def _refusal(self, call: Call, body: bytes | None) -> UpstreamError:
+        if 300 <= call.status < 400:
+            return BrokenStream(
+                f"the provider answered with a redirect (HTTP {call.status}), and none is followed: "
+                "an administrator has to correct its base URL"
+            )
         if call.status < 400:
             return BrokenStream(f"the provider answered HTTP {call.status} where an answer was due")
         if body is None:
-            body = await call.whole(self._clock() + exchange.endpoint.timeouts.idle, MOST_ERROR_BODY) or b""
-        return self._dialect(exchange).refusal(exchange, call.status, call.headers, body)
+            body = await call.whole(self._clock() + self._timeouts.idle, MOST_ERROR_BODY) or b""
+        return self._dialect.refusal(self._exchange, call.status, call.headers, body)
 
-    def _exchange(self, candidate: Candidate) -> Exchange:
-        return self._question.towards(candidate, self._runtime.state_secret)
+    @property
+    def _dialect(self) -> Dialect:
+        return DIALECTS[self._exchange.endpoint.type]
 
-    def _dialect(self, exchange: Exchange) -> Dialect:
-        return DIALECTS[exchange.endpoint.type]
+    @property
+    def _timeouts(self) -> Timeouts:
+        return self._exchange.endpoint.timeouts
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the piece given last ends the answer."""
+        return self._answer is not None and self._answer.complete
 
     @property
     def _has_begun(self) -> bool:
@@ -315,34 +316,32 @@ class Relay:
             self.entry.close_attempt(COMPLETED, self._meter.final(), upstream_id=answer.upstream_id or "")
             self.entry.settle(COMPLETED, stop_reason=answer.stop_reason or "")
 
-    def _settle_cut(self, failure: UpstreamError) -> None:
-        """Content has left and no more will come: what was produced is billed."""
-        if self._meter is not None and self._answer is not None and not self.entry.settled:
-            upstream_id = self._answer.upstream_id or ""
-            self.entry.close_attempt(CUT, self._meter.so_far(), reason=failure.message, upstream_id=upstream_id)
-            self.entry.settle(CUT, reason=failure.message)
+    def _too_late(self) -> TimedOut:
+        if self._clock() >= self._called_at + self._timeouts.total:
+            return TimedOut(f"the provider took longer than {self._timeouts.total:g} s: ask for a shorter answer")
+        return TimedOut("the provider was silent for too long: try again")
 
     def _note_failure(self, error: ProxyError) -> None:
         """A candidate gave nothing; what it may have billed stands under the request all the same."""
         self._failures.append(error)
         if self.entry.has_open_attempt:
-            reached = not isinstance(error, Unreachable) or error.reached
+            reached = not isinstance(error, UpstreamError) or error.reached
             self.entry.close_attempt(FAILED, self._failed_bill(error), reason=error.message, reached=reached)
         self._answer = self._meter = None
 
     def _failed_bill(self, error: ProxyError) -> Bill:
-        if isinstance(error, Unreachable) and not error.reached:
+        if isinstance(error, UpstreamError) and not error.reached:
             return NEVER_LEFT
         if self._answer is not None and self._answer.usage is not None:
             return self._answer.usage, UPSTREAM, ""
-        if isinstance(error, TimedOut) and self.entry.meter is not None:
+        if isinstance(error, TimedOut | BrokenOff) and self.entry.meter is not None:
             return self.entry.meter.so_far()
         if self._answer is not None or isinstance(error, Unreachable):
             return NO_ANSWER
         return NOTHING_BILLED
 
     def _break_off(self, error: Exception) -> ProxyError:
-        """No candidate is left, or the gateway itself cannot go on: its ledger takes no intent, or it has a bug."""
+        """No candidate is left, or the answer was cut, or the gateway cannot go on: a full ledger, or a bug."""
         if not isinstance(error, ProxyError):
             request_id = self.entry.request_id
             logger.error("request %s failed inside the gateway", request_id, exc_info=error)
@@ -350,7 +349,8 @@ class Relay:
         status = CUT if self._committed and self._has_begun else FAILED
         if self.entry.has_open_attempt:
             bill = self._meter.so_far() if self._meter else NO_ANSWER
-            self.entry.close_attempt(status, bill, reason=error.message)
+            upstream_id = self._answer.upstream_id if self._answer else None
+            self.entry.close_attempt(status, bill, reason=error.message, upstream_id=upstream_id or "")
         self.entry.settle(status, reason=error.message)
         return error
 
@@ -381,12 +381,6 @@ class Relay:
             last.usage.input,
             last.usage.output,
         )
-
-
-def too_late(elapsed: float, timeouts: Timeouts) -> TimedOut:
-    if elapsed >= timeouts.total:
-        return TimedOut(f"the provider took longer than {timeouts.total:g} s: ask for a shorter answer")
-    return TimedOut("the provider was silent for too long: try again")
 
 
 def most_useful(failures: list[ProxyError], model: str) -> ProxyError:

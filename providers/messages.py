@@ -216,8 +216,6 @@ def too_deep(body: bytes) -> bool:
 
     Brackets inside strings count in the first, cheap look; only when it is alarming are the strings taken out.
     """
-    if body.count(b"{") + body.count(b"[") <= DEEPEST:
-        return False
     if len(_peeled(body.translate(_BRACKETS, _NOT_BRACKETS), DEEPEST // 2)) <= DEEPEST // 2:
         return False
     rest = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_BRACKETS, _NOT_STRUCTURE)

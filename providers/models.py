@@ -9,12 +9,14 @@ from urllib.parse import urlsplit
 
 from asgiref.sync import async_to_sync
 from channels.layers import InMemoryChannelLayer, get_channel_layer
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models, transaction
 from django.db.models import F
 
 from providers import credentials
+from providers.addresses import is_never_called, written_in
 from providers.balancing import STRATEGIES
 from providers.dialects import DIALECTS
 
@@ -130,6 +132,11 @@ def check_base_url(url: str) -> None:
         raise ValidationError("A URL is expected, such as https://api.example.com/v1.")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValidationError("A user, a password, a query or a fragment has no place here.")
+    # What a name leads to is looked at when it is called.
+    address = written_in(parts.hostname or "")
+    private_is_allowed = settings.PROVIDER_PRIVATE_NETWORKS == "allow"
+    if address is not None and is_never_called(address, private_is_allowed=private_is_allowed):
+        raise ValidationError("This address is never called: docs/providers-and-routes.md says which are not, and why.")
 
 
 def seconds(default: float, help_text: str) -> Any:

@@ -19,11 +19,11 @@ def member_spans(text: bytes) -> dict[str, Span] | None:
     """Where each value of an object stands. None where a key occurs twice: then nothing stands where it seems to."""
     position = text.index(b"{") + 1
     spans = {}
-    for name, value in _members.decode(text).items():
-        key = _key.match(text, position)
-        if key is None or text[key.end() : key.end() + len(bytes(value))] != bytes(value):
+    for name, raw in _members.decode(text).items():
+        key, value = _key.match(text, position), bytes(raw)
+        if key is None or not text.startswith(value, key.end()):
             return None
-        position = key.end() + len(bytes(value))
+        position = key.end() + len(value)
         spans[name] = (key.end(), position)
     return spans if text[position:].strip() == b"}" else None
 

@@ -8,6 +8,7 @@ from providers.errors import BrokenStream
 
 # One line, and one event of many lines, may be this long.
 LONGEST = 16 * 1024 * 1024
+LINE = 48  # what a line takes beside its bytes
 BOM = b"\xef\xbb\xbf"
 
 
@@ -22,9 +23,8 @@ class Reader:
     """`feed` what was read, `flush` at the end: a last event without its blank line counts too."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []  # of a line whose end has not come
+        self._held = bytearray()  # the beginning of a line
         self._data: list[bytes] = []  # the lines of an event whose end has not come
-        self._pieces_length = 0
         self._data_length = 0
         self._event = ""
         self._after_cr = False
@@ -36,10 +36,9 @@ class Reader:
         if b"\n" not in read:
             self._keep(read)
             return []
-        if self._pieces:
-            read = b"".join([*self._pieces, read])
-            self._pieces.clear()
-            self._pieces_length = 0
+        if self._held:
+            read = bytes(self._held) + read
+            self._held.clear()
         lines = read.split(b"\n")
         if self._at_start:
             self._at_start = False
@@ -63,9 +62,8 @@ class Reader:
 
     def _keep(self, piece: bytes) -> None:
         if piece:
-            self._pieces.append(piece)
-            self._pieces_length += len(piece)
-        if self._pieces_length + self._data_length > LONGEST:
+            self._held += piece
+        if len(self._held) + self._data_length > LONGEST:
             raise BrokenStream(f"the provider sent an event of more than {LONGEST} bytes")
 
     def _frames(self, lines: list[bytes]) -> list[Frame]:
@@ -73,7 +71,7 @@ class Reader:
         for line in lines:
             if line.startswith(b"data:"):
                 self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-                self._data_length += len(line)
+                self._data_length += len(line) + LINE
             elif not line:
                 if self._data:
                     data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
@@ -85,6 +83,7 @@ class Reader:
                 self._event = line[6:].strip().decode("utf-8", "replace")
             elif line == b"data":
                 self._data.append(b"")
+                self._data_length += LINE
             # Comments, ids, retry times and what is no field at all say nothing to us.
         return frames
 

@@ -1,41 +1,53 @@
 """Calls to providers: the only module that knows an HTTP client.
 
-A call runs in a task of its own, so that whoever waits for it can give up waiting without cutting it short: until a
-deadline passes, until a ping is due, until the client has to be told that the gateway is still there.
+The client is httpx; underneath, aiohttp makes the connections, keeps them and reads the answers. aiohttp's session is
+left out: what it does between the two costs more than all the rest, and nothing of it is wanted here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import re
-import zlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from functools import lru_cache, partial
+from ipaddress import ip_address
+from math import inf
+from types import TracebackType
+from typing import Any, cast
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
+import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.helpers import BaseTimerContext
+from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
+from aiohttp.streams import StreamReader
+from django.conf import settings
 
+from providers.addresses import is_never_called, written_in
 from providers.dialects import Outbound
-from providers.errors import BrokenStream, Unreachable, UpstreamError
+from providers.errors import BrokenOff, BrokenStream, Unreachable, UpstreamError
+from providers.inflating import Inflater, inflater_for
 from providers.routing import Endpoint
 
 logger = logging.getLogger("ccproxy.upstream")
 
-# Above this the reading stops until the client has taken what there is.
-MOST_WAITING = 256 * 1024
+# Above twice this a connection is not read until what there is has been taken.
+READ_AHEAD = 64 * 1024
 # A finished answer's connection is worth waiting for its last bytes: so long, in seconds.
-DRAIN_SECONDS = 1.0
+LINGER_SECONDS = 1.0
 # A large body is sent in pieces, so that one upload does not hold up the others.
 LARGE_BODY, BODY_PIECE = 1024 * 1024, 256 * 1024
 MOST_ERROR_BODY = 64 * 1024
 KEEP_ALIVE_SECONDS = 60.0
+# An answer's head: its lines, each line, and interim answers before it. So it stays below a megabyte.
+MOST_HEADERS, LONGEST_LINE, MOST_INTERIM = 100, 8190, 20
 
 _versioned = re.compile(r"/(v\d+[a-z0-9]*|openai)$")
-_reused: contextvars.ContextVar[bool] = contextvars.ContextVar("connection_was_reused", default=False)
 
 
 def url_for(base_url: str, path: str) -> str:
@@ -44,27 +56,90 @@ def url_for(base_url: str, path: str) -> str:
     return base + path if _versioned.search(base) else f"{base}/v1{path}"
 
 
-class Call:
-    """One request to one provider and what has come back so far."""
+class ItRang(Exception):
+    """The moment until which somebody waited has come."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, request: httpx.Request) -> None:
+
+class Alarm(BaseTimerContext):
+    """Ends a wait at a moment that moves. One timer of the loop serves all waits of a call: it looks whether the
+    moment has moved, and a stream with a thousand reads has no thousand timers.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._at = self._looks_at = inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: asyncio.Task[Any] | None = None
+        self._cancels_before = 0
+        self._rang = False
+
+    def set(self, at: float) -> None:
+        self._at = at
+        if at < self._looks_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(at, self._look)
+            self._looks_at = at
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def ring(self) -> None:
+        if self._waiting is not None and not self._rang:
+            self._rang = True
+            self._waiting.cancel()
+
+    def _look(self) -> None:
+        self._timer, self._looks_at = None, inf
+        if self._waiting is None:
+            return  # the next wait sets it anew
+        if self._loop.time() < self._at:
+            self.set(self._at)
+        else:
+            self.ring()
+
+    def __enter__(self) -> Alarm:
+        task = asyncio.current_task()
+        if task is not None:
+            self._waiting, self._cancels_before = task, task.cancelling()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        task, self._waiting = self._waiting, None
+        if not self._rang:
+            return
+        self._rang = False
+        if task is not None and task.uncancel() <= self._cancels_before and kind is asyncio.CancelledError:
+            raise ItRang from None
+
+
+class Call:
+    """One request to one provider and what has come back so far.
+
+    The answer's head is waited for in a task of its own, and what follows gathers in the connection: whoever waits can
+    give up waiting, since a ping is due, without cutting the call short.
+    """
+
+    def __init__(self) -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.failure: UpstreamError | None = None
         self.got_bytes = False
-        self._received: list[bytes] = []
-        self._waiting_bytes = 0
-        self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Future[bool] | None = None
-        self._room: asyncio.Future[None] | None = None
-        self._discard = False
         self.ended = False
-        self.task = self._loop.create_task(self._run(transport, request))
+        self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._loop)
+        self._received = b""
+        self._body: Body | None = None
+        self._inflater: Inflater | None = None
+        self._head_is_here: asyncio.Future[None] | None = None
+        self.opening: asyncio.Task[None] | None = None
 
-    @property
-    def answered(self) -> bool:
-        """Whether status and headers are here."""
-        return self.status > 0
+    def begin(self, transport: Transport, request: httpx.Request) -> None:
+        request.extensions["alarm"] = self._alarm
+        self.opening = self._loop.create_task(self._open(transport, request))
 
     @property
     def has_data(self) -> bool:
@@ -74,77 +149,100 @@ class Call:
         """Until something new happened (True) or the loop's clock reached `until` (False)."""
         if self._received or self.ended:
             return True
-        self._news = self._loop.create_future()
-        timer = self._loop.call_at(until, self._tell, False)
+        self._alarm.set(until)
         try:
-            return await self._news
-        finally:
-            timer.cancel()
-            self._news = None
+            if self._body is not None:
+                await self._read(self._body)
+            else:
+                await self._wait_for_head()
+        except ItRang:
+            return self.ended
+        return True
 
     def take(self) -> bytes:
         """Everything that has come since the last time, as one piece."""
-        data = self._received[0] if len(self._received) == 1 else b"".join(self._received)
-        self._received.clear()
-        self._waiting_bytes = 0
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        data, self._received = self._received, b""
         return data
 
     async def whole(self, until: float, most: int) -> bytes | None:
-        """The rest of the body, decompressed; None where the deadline came first."""
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            if not await self.wait(until):
-                return None
-            data = self.take()
-            parts.append(data)
-            size += len(data)
-            if size > most:
-                raise BrokenStream(f"the provider answered with more than {most} bytes")
-            if self.ended and not self._received:
-                return _decompressed(b"".join(parts), self.headers.get("content-encoding", ""), most)
+        """The rest of the body; None where the deadline came first. An error is an error however long it is."""
+        body = bytearray()
+        while await self.wait(until):
+            body += self.take()
+            if len(body) > most:
+                if self.status >= 400:
+                    return bytes(body[:most])
+                raise BrokenStream(f"the provider answered with more than {most} bytes: ask for a shorter answer")
+            if self.ended:
+                return bytes(body)
+        return None
 
-    async def _run(self, transport: httpx.AsyncBaseTransport, request: httpx.Request) -> None:
+    def break_off(self, error: UpstreamError) -> None:
+        """What has come may still be taken; then the call has failed with this error."""
+        if not self.ended:
+            self._fail(error)
+            self._alarm.ring()
+
+    def leave(self, *, finished: bool) -> None:
+        """Nobody waits any more. The connection of a finished answer may still get its last bytes."""
+        self._alarm.stop()
+        self.ended = True
+        if self.opening is not None:
+            self.opening.cancel()
+        if self._body is not None:
+            self._body.linger() if finished else self._body.close()
+
+    async def _wait_for_head(self) -> None:
+        self._head_is_here = self._loop.create_future()  # one per wait: giving up cancels it
+        with self._alarm:
+            await self._head_is_here
+
+    async def _open(self, transport: Transport, request: httpx.Request) -> None:
         try:
             response = await transport.handle_async_request(request)
-            try:
-                self.headers = response.headers
-                self.status = response.status_code
-                self._tell()
-                await self._read(response.stream)
-            finally:
-                await response.stream.aclose()  # type: ignore[union-attr]
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            self.failure = _failure(error, answered=self.answered)
+            self._body = response.stream  # type: ignore[assignment]
+            self.headers = response.headers
+            self.status = response.status_code
+        except UpstreamError as error:
+            self._fail(error)
         except Exception:  # the edge of a task: whoever waits must hear of it
             logger.exception("a call to a provider failed in a way nobody thought of")
-            self.failure = BrokenStream("the gateway failed while it talked to the provider; its log has the reason")
+            self._fail(BrokenStream("the gateway failed while it talked to the provider; its log has the reason"))
         finally:
+            if self._head_is_here is not None and not self._head_is_here.done():
+                self._head_is_here.set_result(None)
+
+    async def _read(self, body: Body) -> None:
+        """One piece, or the end."""
+        try:
+            if self._inflater is not None and self._inflater.has_more:
+                self._received = self._inflater.more()
+                return
+            data = await body.read()
+            if data:
+                self._received = self._plain(data)
+                self.got_bytes = True
+            self._look_for_the_end(body)
+        except UpstreamError as error:
+            # What cannot be read of an error's explanation is left out: the error stands.
+            self._fail(error if self.status < 400 else None)
+
+    def _look_for_the_end(self, body: Body) -> None:
+        if not body.is_over or (self._inflater is not None and self._inflater.has_more):
+            return
+        if self._inflater is not None and not self._inflater.is_complete:
+            raise BrokenStream("the provider's compressed answer was cut")
+        self.ended = True
+
+    def _plain(self, data: bytes) -> bytes:
+        if not self.got_bytes:
+            self._inflater = inflater_for(self.headers.get("content-encoding", ""), data)
+        return data if self._inflater is None else self._inflater.feed(data)
+
+    def _fail(self, error: UpstreamError | None) -> None:
+        if not self.ended:
+            self.failure = error
             self.ended = True
-            self._tell()
-
-    async def _read(self, stream: Any) -> None:
-        async for data in stream:
-            if self._discard:
-                continue
-            self.got_bytes = True
-            self._received.append(data)
-            self._waiting_bytes += len(data)
-            self._tell()
-            if self._waiting_bytes >= MOST_WAITING:
-                self._room = self._loop.create_future()
-                await self._room
-                self._room = None
-
-    def _tell(self, news: bool = True) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(news)
-
-    def discard_rest(self) -> None:
-        self._discard = True
-        self.take()
 
 
 class Upstreams:
@@ -152,9 +250,11 @@ class Upstreams:
 
     def __init__(self) -> None:
         # With kept connections, and without: of several that a server has closed the pool would give the next dead one.
-        self._transports: dict[bool, httpx.AsyncBaseTransport] = {}
-        self._draining: set[asyncio.Task[None]] = set()
-        self._urls: dict[tuple[str, str], httpx.URL] = {}
+        self._transports: dict[bool, Transport] = {}
+        self._running: set[Call] = set()
+        self._cancelled: set[asyncio.Task[None]] = set()
+        self._broken_off: UpstreamError | None = None
+        self._urls: dict[tuple[str, str], tuple[httpx.URL, bytes]] = {}
 
     @asynccontextmanager
     async def call(
@@ -167,119 +267,335 @@ class Upstreams:
         fresh: bool = False,
     ) -> AsyncIterator[Call]:
         """The call ends with the block; one whose answer is complete may read its last bytes a little longer."""
-        request = httpx.Request(
-            method,
-            self._url(endpoint, outbound.path),
-            headers={
-                **outbound.headers,
-                **headers,
-                "accept-encoding": "identity",
-                "content-length": str(len(outbound.body)),
-            },
-            content=_in_pieces(outbound.body) if len(outbound.body) > LARGE_BODY else outbound.body,
-            extensions={"timeout": {"connect": endpoint.timeouts.connect}},
-        )
-        call = Call(self._open_transport(fresh=fresh), request)
+        call = Call()
+        try:
+            self._check_open()
+            request = self._request(method, endpoint, outbound, headers)
+            call.begin(self._open_transport(fresh=fresh), request)
+        except UpstreamError as error:
+            call.break_off(error)
+        self._running.add(call)
         finished = False
         try:
             yield call
             finished = True
         finally:
-            if call.task.done():
-                pass
-            elif finished:
-                self._drain(call)
-            else:
-                call.task.cancel()
-                self._keep(call.task)
+            self._running.discard(call)
+            call.leave(finished=finished)
+            if call.opening is not None and not call.opening.done():
+                self._cancelled.add(call.opening)
+                call.opening.add_done_callback(self._cancelled.discard)
 
-    def _drain(self, call: Call) -> None:
-        call.discard_rest()
-        timer = asyncio.get_running_loop().call_later(DRAIN_SECONDS, call.task.cancel)
-        self._keep(call.task)
-        call.task.add_done_callback(lambda _: timer.cancel())
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
-
-    def _url(self, endpoint: Endpoint, path: str) -> httpx.URL:
-        known = (endpoint.base_url, path)
-        if known not in self._urls:
-            if len(self._urls) > 1000:
-                self._urls.clear()
-            self._urls[known] = httpx.URL(url_for(endpoint.base_url, path))
-        return self._urls[known]
-
-    def _open_transport(self, *, fresh: bool) -> httpx.AsyncBaseTransport:
-        if fresh not in self._transports:
-            self._transports[fresh] = AiohttpTransport(client=lambda: _session(fresh=fresh))
-        return self._transports[fresh]
+    def break_off(self, error: UpstreamError) -> None:
+        """Every call ends with this failure now, and so does each that is begun later."""
+        self._broken_off = error
+        for call in self._running:
+            call.break_off(_again(error))
 
     async def close(self) -> None:
-        for task in self._draining:
-            task.cancel()
-        if self._draining:
-            await asyncio.gather(*self._draining, return_exceptions=True)
+        """For good. Calls that still run are broken off."""
+        self.break_off(BrokenOff("the gateway is ending: try again"))
+        for call in self._running:
+            call.leave(finished=False)
+        opening = [call.opening for call in self._running if call.opening is not None]
+        await asyncio.gather(*self._cancelled, *opening, return_exceptions=True)
         for transport in self._transports.values():
             await transport.aclose()
         self._transports.clear()
 
+    def _check_open(self) -> None:
+        if self._broken_off is not None:
+            error = _again(self._broken_off)
+            error.reached = False
+            raise error
 
-def _session(*, fresh: bool) -> aiohttp.ClientSession:
-    tracing = aiohttp.TraceConfig()
-    tracing.on_connection_reuseconn.append(_note_reuse)
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=0, force_close=fresh, keepalive_timeout=None if fresh else KEEP_ALIVE_SECONDS
-        ),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=[tracing],
-        skip_auto_headers=("user-agent", "accept", "accept-encoding"),
-    )
+    def _request(
+        self, method: str, endpoint: Endpoint, outbound: Outbound, headers: Mapping[str, str]
+    ) -> httpx.Request:
+        """With its headers in their last form and its body as it is: httpx need not look for what is missing."""
+        url, host = self._url(endpoint, outbound.path)
+        fields = {**outbound.headers, **headers, "accept-encoding": "identity"}
+        raw = [(b"host", host), *((name.encode(), value.encode()) for name, value in fields.items())]
+        raw.append((b"content-length", b"%d" % len(outbound.body)))
+        extensions = {"timeout": {"connect": endpoint.timeouts.connect}}
+        return httpx.Request(method, url, headers=raw, stream=httpx.ByteStream(outbound.body), extensions=extensions)
+
+    def _url(self, endpoint: Endpoint, path: str) -> tuple[httpx.URL, bytes]:
+        """The address, and how the `host` header names it."""
+        known = (endpoint.base_url, path)
+        if known not in self._urls:
+            if len(self._urls) > 1000:
+                self._urls.clear()
+            try:
+                url = httpx.URL(url_for(endpoint.base_url, path))
+            except httpx.InvalidURL as error:
+                raise _unreachable(
+                    "its base URL names no host that could be called; an administrator has to correct it"
+                ) from error
+            self._urls[known] = url, url.netloc
+        return self._urls[known]
+
+    def _open_transport(self, *, fresh: bool) -> Transport:
+        if fresh not in self._transports:
+            self._transports[fresh] = Transport(keeps=not fresh)
+        return self._transports[fresh]
 
 
-async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), BODY_PIECE):
-        yield body[start : start + BODY_PIECE]
+class Transport(httpx.AsyncBaseTransport):
+    """Sends one request and hears the head of its answer. No redirect is followed, no proxy asked, no cookie kept."""
+
+    def __init__(self, *, keeps: bool) -> None:
+        self._keeps = keeps
+        self._connector = aiohttp.TCPConnector(
+            limit=0,
+            force_close=not keeps,
+            keepalive_timeout=KEEP_ALIVE_SECONDS if keeps else None,
+            resolver=Resolver(),
+        )
+        # What the connector wants to know of whom it connects to: a request that is never sent.
+        self._peers: dict[tuple[bytes, bytes, int | None], aiohttp.ClientRequest] = {}
+        # Every connection there is, and the answer that comes over it.
+        self._bodies: dict[ResponseHandler, Body | None] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Raises UpstreamError: nobody but a Call asks."""
+        head = self._head(request)
+        connection = await self._connect(request)
+        protocol = _protocol(connection)
+        reused = self._is_known(protocol)
+        upload = None
+        try:
+            protocol.set_response_params(
+                timer=request.extensions["alarm"],
+                read_until_eof=True,
+                auto_decompress=False,
+                read_bufsize=READ_AHEAD,
+                max_line_size=LONGEST_LINE,
+                max_field_size=LONGEST_LINE,
+                max_headers=MOST_HEADERS,
+            )
+            upload = _send(protocol, head, b"".join(cast("httpx.ByteStream", request.stream)))
+            message, payload = await _answer(protocol)
+        except BaseException as error:
+            _cut(connection)
+            if upload is not None:
+                upload.cancel()
+            if isinstance(error, HttpProcessingError):
+                raise BrokenStream(
+                    "the provider answered with what is no HTTP, or with a head that is too large: check its base URL"
+                ) from error
+            if isinstance(error, aiohttp.ClientError | OSError):
+                failure = Unreachable("the provider closed the connection before it answered", reached=True)
+                failure.stale = reused
+                raise failure from error
+            raise
+        body = self._bodies[protocol] = Body(connection, payload, upload)
+        return httpx.Response(message.code, headers=message.raw_headers, stream=body)
+
+    async def _connect(self, request: httpx.Request) -> Connection:
+        timeouts = _timeouts(request.extensions["timeout"]["connect"])
+        try:
+            peer = self._peer(request.url)
+            while True:
+                connection = await self._connector.connect(peer, [], timeouts)
+                if not _protocol(connection).should_close:
+                    return connection
+                connection.close()  # kept, and its server has sent something since: nobody asked for that
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _unreachable(_why(error)) from error
+
+    def _peer(self, url: httpx.URL) -> aiohttp.ClientRequest:
+        known = (url.raw_scheme, url.raw_host, url.port)
+        if known not in self._peers:
+            host = url.raw_host.decode("ascii")
+            address = written_in(host)
+            if address is not None:
+                _check(host, [str(address)])
+            origin = yarl.URL(f"{url.scheme}://{url.netloc.decode('ascii')}/")
+            self._peers[known] = aiohttp.ClientRequest("POST", origin, loop=asyncio.get_running_loop())
+        return self._peers[known]
+
+    def _head(self, request: httpx.Request) -> bytes:
+        lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
+        lines += [b"%b: %b" % field for field in request.headers.raw]
+        if not self._keeps:
+            lines.append(b"connection: close")
+        head = b"\r\n".join([*lines, b"", b""])
+        if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\0" in head:
+            raise ValueError("a header of a request to a provider has a line break in it")
+        return head
+
+    def _is_known(self, protocol: ResponseHandler) -> bool:
+        if protocol in self._bodies:
+            return True
+        if protocol.closed is not None:
+            self._bodies[protocol] = None
+            protocol.closed.add_done_callback(partial(self._forget, protocol))
+        return False
+
+    def _forget(self, protocol: ResponseHandler, closed: asyncio.Future[None]) -> None:
+        if not closed.cancelled():
+            closed.exception()  # of no interest; unasked it would be logged
+        body = self._bodies.pop(protocol, None)
+        if body is not None:
+            body.lose()
+
+    async def aclose(self) -> None:
+        for body in self._bodies.values():
+            if body is not None:
+                body.close()
+        await self._connector.close()
 
 
-async def _note_reuse(*_: Any) -> None:
-    _reused.set(True)
+class Body(httpx.AsyncByteStream):
+    """What follows the head. At its last byte the connection goes back to where it can be used again."""
+
+    def __init__(self, connection: Connection, payload: StreamReader, upload: asyncio.Task[None] | None) -> None:
+        self._connection = connection
+        self._payload = payload
+        self._upload = upload
+        self._timer: asyncio.TimerHandle | None = None
+        payload.on_eof(self._release)
+
+    @property
+    def is_over(self) -> bool:
+        return self._payload.at_eof()
+
+    async def read(self) -> bytes:
+        """All there is, as soon as there is something; empty at the end."""
+        try:
+            return await self._payload.readany()
+        except (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError) as error:
+            if self._payload._buffer:  # what came before the fault is sound
+                return self._payload._read_nowait(-1)
+            raise BrokenStream("the connection to the provider broke in the middle of its answer") from error
+
+    def linger(self) -> None:
+        """The answer is complete; the last bytes of its wrapping may be on their way."""
+        if not self._payload.is_eof():
+            self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.close)
+
+    def close(self) -> None:
+        """Before its last byte nobody can use the connection again; after it this does nothing."""
+        self._stop()
+        _cut(self._connection)
+
+    def lose(self) -> None:
+        """The connection is gone. aiohttp forgets to tell a reader where the wrapping of a later piece was wrong."""
+        if not self._payload.is_eof() and self._payload.exception() is None:
+            self._payload.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
+        self.close()
+
+    def _release(self) -> None:
+        if self._upload is not None and not self._upload.done():
+            self.close()  # an answer to half a request: the other half would be taken for the next one
+        else:
+            self._stop()
+            self._connection.release()
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._upload is not None:
+            self._upload.cancel()
 
 
-def _failure(error: Exception, *, answered: bool) -> UpstreamError:
-    """What broke, told by the transport's cause: its class is the same before and after the request has left."""
-    cause = error.__cause__ or error
-    if answered:
-        return BrokenStream("the connection to the provider broke in the middle of its answer")
-    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.InvalidURL):
-        return Unreachable(f"the provider cannot be reached: {_what(cause)}", reached=False)
-    failure = Unreachable("the provider closed the connection before it answered", reached=True)
-    failure.stale = _reused.get()
-    return failure
+class Resolver(AbstractResolver):
+    """Every address of the answer is looked at, and the connection goes to one of those: no name is asked twice."""
+
+    def __init__(self) -> None:
+        self._resolver = aiohttp.ThreadedResolver()
+
+    async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        _check(host, [each["host"] for each in found])
+        return found
+
+    async def close(self) -> None:
+        await self._resolver.close()
 
 
-def _what(cause: BaseException) -> str:
+class NeverCalled(OSError):
+    """An address that this gateway calls for nobody."""
+
+
+def _check(host: str, addresses: list[str]) -> None:
+    """One bad address is enough: whoever answers for the name would have the next connection go there."""
+    private_is_allowed = settings.PROVIDER_PRIVATE_NETWORKS == "allow"
+    for text in addresses:
+        if is_never_called(ip_address(text.partition("%")[0]), private_is_allowed=private_is_allowed):
+            logger.error("the provider at %s is not called, since its name leads to %s", host, text)
+            raise NeverCalled("an address that is never called")
+
+
+def _send(protocol: ResponseHandler, head: bytes, body: bytes) -> asyncio.Task[None] | None:
+    """Returns the task that still sends a large one: its answer may come before its end."""
+    if len(body) > LARGE_BODY:
+        return asyncio.get_running_loop().create_task(_upload(protocol, head, body))
+    if not protocol.is_connected():
+        raise ConnectionResetError("the connection was lost")
+    protocol.transport.write(head + body)  # type: ignore[union-attr]
+    return None
+
+
+async def _upload(protocol: ResponseHandler, head: bytes, body: bytes) -> None:
+    writer = StreamWriter(protocol, asyncio.get_running_loop())
+    with suppress(aiohttp.ClientError, OSError):  # whoever waits for the answer hears of it
+        await writer.write(head)
+        for start in range(0, len(body), BODY_PIECE):
+            await writer.write(body[start : start + BODY_PIECE])
+
+
+async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, StreamReader]:
+    for _ in range(MOST_INTERIM):
+        message, payload = await protocol.read()
+        if message.code >= 200 or message.code == 101:
+            return message, payload
+    raise BrokenStream(f"the provider sent {MOST_INTERIM} interim answers and none that counts")
+
+
+def _protocol(connection: Connection) -> ResponseHandler:
+    protocol = connection.protocol
+    if protocol is None:
+        raise ConnectionResetError("the connection was lost")
+    return protocol
+
+
+def _cut(connection: Connection) -> None:
+    """At once: an orderly end would wait until a server that reads nothing has read what we wrote."""
+    if connection.transport is not None:
+        connection.transport.abort()
+    connection.close()
+
+
+@lru_cache(maxsize=256)
+def _timeouts(connect: float) -> aiohttp.ClientTimeout:
+    """For all of it: the name, every address it has, TLS."""
+    return aiohttp.ClientTimeout(connect=connect)
+
+
+def _unreachable(why: str) -> Unreachable:
+    return Unreachable(f"the provider cannot be reached: {why}", reached=False)
+
+
+def _why(error: Exception) -> str:
     """Without addresses: the client need not learn where the provider lives."""
-    if isinstance(cause, aiohttp.ClientConnectorDNSError):
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, NeverCalled):
+        return "its name leads to an address that is never called; an administrator has to correct its base URL"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its name does not resolve"
-    if isinstance(cause, aiohttp.ClientSSLError):
+    if isinstance(error, aiohttp.ClientSSLError):
         return "no TLS connection could be made"
-    if isinstance(cause, aiohttp.ConnectionTimeoutError):
+    if isinstance(error, TimeoutError):
         return "it did not take the connection in time"
+    if isinstance(error, ValueError):  # aiohttp.InvalidURL is one
+        return "its base URL names no host that could be called; an administrator has to correct it"
     return "the connection was refused"
 
 
-def _decompressed(body: bytes, encoding: str, most: int) -> bytes:
-    """Some servers compress what nobody asked them to, errors above all."""
-    if encoding not in {"gzip", "deflate"} and not body.startswith(b"\x1f\x8b"):
-        return body
-    try:
-        inflater = zlib.decompressobj(wbits=47 if body.startswith(b"\x1f\x8b") or encoding == "gzip" else 15)
-        plain = inflater.decompress(body, most + 1)
-    except zlib.error as error:
-        raise BrokenStream("the provider's compressed answer is damaged") from error
-    if len(plain) > most:
-        raise BrokenStream(f"the provider answered with more than {most} bytes")
-    return plain
+def _again(error: UpstreamError) -> UpstreamError:
+    """One exception that many tasks raise would gather the tracebacks of them all."""
+    copied = type(error).__new__(type(error), *error.args)
+    copied.__dict__.update(error.__dict__)
+    return copied

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.db import DataError, OperationalError, connection
@@ -16,7 +15,7 @@ from accounting.booking import Booker, book, reconstruct, settled_only
 from accounting.ledger import CANCELLED, Ledger, Settled, decode_line
 from accounting.models import DirtyQuarter, UsageAttempt, UsageRecord
 from accounting.prices import PriceList, Rates
-from accounting.rows import attempts_of, record_of
+from accounting.rows import Values, rows_of
 from accounting.spool import Spool, SpoolFull
 from accounting.tests.conftest import CANDIDATE, begin, finished
 from providers.errors import LedgerUnavailable
@@ -161,14 +160,14 @@ def test_a_row_the_database_refuses_is_set_aside_and_the_others_are_booked(
 ) -> None:
     good = [finished(ledger) for _ in range(6)]
     bad = finished(ledger, model="poison")
-    honest = record_of
+    honest = rows_of
 
-    def strict(settled: Settled, prices: PriceList) -> dict[str, Any]:
+    def strict(settled: Settled, prices: PriceList) -> tuple[Values, list[Values]]:
         if settled.row.model == "poison":
             raise DataError("value out of range")
         return honest(settled, prices)
 
-    monkeypatch.setattr(booking, "record_of", strict)
+    monkeypatch.setattr(booking, "rows_of", strict)
     assert booker(ledger).work()
     assert set(UsageRecord.objects.values_list("request_id", flat=True)) == {entry.request_id for entry in good}
     [line] = (ledger.spool.directory / booking.QUARANTINE).read_text().splitlines()
@@ -244,5 +243,6 @@ def test_no_column_of_the_ledger_is_forgotten(ledger: Ledger) -> None:
     """Rows are written by statement: a new column must be written too."""
     finished(ledger)
     [settled] = settled_only(ledger.spool.unread()[0])
-    for model, row in ((UsageRecord, record_of(settled, PRICES)), (UsageAttempt, next(attempts_of(settled, PRICES)))):
+    record, [attempt] = rows_of(settled, PRICES)
+    for model, row in ((UsageRecord, record), (UsageAttempt, attempt)):
         assert set(row) == {field.column for field in model._meta.local_concrete_fields} - {"id"}

@@ -6,8 +6,9 @@ signatures that depend on the very bytes.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from providers.dialects import refusals
 from providers.dialects.dialect import Dialect, Exchange, Outbound
 from providers.errors import AccountRefused, BrokenStream, UpstreamError
 from providers.events import MessageWriter
+from providers.messages import Block, Message
 from providers.sse import Reader
 from providers.state import MARK
 from providers.usage import Usage, tokens
@@ -27,7 +29,10 @@ FORWARDED_PREFIXES = ("anthropic-", "x-stainless-", "x-claude-code-")
 # An upstream that repeats its message ids makes clients merge turns: remember as many as an hour may bring.
 REMEMBERED_IDS = 20_000
 SAMPLE = 8192
+SIGN = MARK.decode()
 MOST_HELD = 16 * 1024 * 1024
+# What ends an event.
+BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
 def encode(exchange: Exchange) -> Outbound:
@@ -51,8 +56,8 @@ def _body(exchange: Exchange) -> bytes:
     body = exchange.body
     if exchange.model != exchange.request.model:
         body = splice.replace_members(body, {"model": msgspec.json.encode(exchange.model)})
-    if MARK in body:
-        body = without_our_thinking(body)
+    if any(map(_has_our_thinking, exchange.request.messages)):
+        body = without_our_thinking(body, exchange.request.messages)
     return body
 
 
@@ -67,42 +72,37 @@ def _headers(exchange: Exchange) -> dict[str, str]:
     return kept
 
 
-def without_our_thinking(body: bytes) -> bytes:
+def without_our_thinking(body: bytes, messages: Sequence[Message]) -> bytes:
     """An Anthropic upstream refuses, for the rest of the session, signatures that are not its own."""
     spans = splice.member_spans(body)
     if spans is None or "messages" not in spans:
         return body
-    messages = body[slice(*spans["messages"])]
+    text = body[slice(*spans["messages"])]
     kept = []
-    for start, end in splice.element_spans(messages):
-        message = _message_without_our_thinking(messages[start:end])
-        if message is not None:
-            kept.append(message)
+    for span, message in zip(splice.element_spans(text), messages, strict=True):
+        rest = _message_without_our_thinking(text[slice(*span)], message)
+        if rest is not None:
+            kept.append(rest)
     return splice.replace_members(body, {"messages": b"[" + b",".join(kept) + b"]"})
 
 
-def _message_without_our_thinking(message: bytes) -> bytes | None:
+def _message_without_our_thinking(text: bytes, message: Message) -> bytes | None:
     """The message as it was, or without those blocks, or None when nothing else was in it."""
-    if MARK not in message:
-        return message
-    spans = splice.member_spans(message)
-    if spans is None or "content" not in spans:
-        return message
-    content = message[slice(*spans["content"])]
-    if not content.startswith(b"["):
-        return message
-    blocks = splice.element_spans(content)
-    kept = [span for span in blocks if not _is_our_thinking(content[slice(*span)])]
-    if len(kept) == len(blocks):
-        return message
-    return splice.replace_members(message, {"content": splice.keep_elements(content, kept)}) if kept else None
+    spans = splice.member_spans(text) if _has_our_thinking(message) else None
+    if spans is None:
+        return text
+    content = text[slice(*spans["content"])]
+    blocks = zip(splice.element_spans(content), message.blocks(), strict=True)
+    kept = [span for span, block in blocks if not _is_our_thinking(block)]
+    return splice.replace_members(text, {"content": splice.keep_elements(content, kept)}) if kept else None
 
 
-def _is_our_thinking(block: bytes) -> bool:
-    if MARK not in block:
-        return False
-    decoded = msgspec.json.decode(block)
-    return decoded.get("type") == "thinking" and str(decoded.get("signature", "")).startswith(MARK.decode())
+def _has_our_thinking(message: Message) -> bool:
+    return isinstance(message.content, list) and any(map(_is_our_thinking, message.content))
+
+
+def _is_our_thinking(block: Block) -> bool:
+    return block.get("type") == "thinking" and str(block.get("signature", "")).startswith(SIGN)
 
 
 class _Event(msgspec.Struct):
@@ -116,6 +116,7 @@ class _Event(msgspec.Struct):
 
 
 _events = msgspec.json.Decoder(_Event)
+_plain_event = re.compile(rb"event: [^\r\n]*\ndata: ([^\r\n]*)\n\n")
 
 
 def usage_of(reported: Mapping[str, Any]) -> Usage:
@@ -177,7 +178,7 @@ class PassThrough:
         self._exchange = exchange
         self._content_type = content_type
         self._reader = Reader()
-        self._held = b""  # the beginning of an event
+        self._held = bytearray()  # the beginning of an event
         # Whole events that wait: before the first content, since another may still answer; and from the stop reason
         # on, since the usage that is settled with it may follow.
         self._waiting: list[bytes] = []
@@ -185,24 +186,29 @@ class PassThrough:
         self._reported: dict[str, Any] = {}
 
     def feed(self, data: bytes) -> bytes:
+        if self.began and not self._held and data.endswith(BOUNDARIES):
+            return self._pass(data)
+        looked_at = len(self._held)
         self._held += data
-        if not self.began and self._held.lstrip()[:1] in (b"{", b"[", b"<"):
+        if not self.began and bytes(self._held[:64]).lstrip()[:1] in (b"{", b"[", b"<"):
             if len(self._held) > MOST_HELD:
                 self._fail("the provider's answer is too long to be read")
             return b""  # no event stream: finish() will see what it is
-        end = _last_boundary(self._held)
+        end = _last_boundary(self._held, max(looked_at - 3, 0))
         if not end:
             if len(self._held) > MOST_HELD:
                 self._fail("the provider sent an event without end")
             return b""
-        events, self._held = self._held[:end], self._held[end:]
+        events = bytes(self._held[:end])
+        del self._held[:end]
         return self._pass(events)
 
     def finish(self) -> bytes:
-        held, self._held = self._held.strip(), b""
+        held = bytes(self._held).strip()
+        self._held.clear()
         if not self.began and held[:1] in (b"{", b"[", b"<"):
             return self._as_events(held)
-        rest = self._pass(held + b"\n\n") if held and not self.error else b""
+        rest = self._pass(held + b"\n\n") if _is_whole(held) and not self.error else b""
         if self.error is not None or self.complete:
             return rest
         if self.stop_reason is None:
@@ -230,7 +236,8 @@ class PassThrough:
         self.began = self.ended = self.complete = True
         self.stop_reason = reply.get("stop_reason") if isinstance(reply.get("stop_reason"), str) else "end_turn"
         self._report(reply.get("usage"), final=True)
-        self._note(msgspec.json.encode(reply["content"]).decode() if self.usage is None else "")
+        if self.usage is None:
+            self._note(msgspec.json.encode(reply["content"]).decode())
         return reply
 
     def _as_events(self, body: bytes) -> bytes:
@@ -247,19 +254,19 @@ class PassThrough:
         return writer.take()
 
     def _pass(self, events: bytes) -> bytes:
-        for frame in self._reader.feed(events):
+        for data in self._data_of(events):
             if self.complete:
                 break
-            event = self._decoded(frame.data)
+            event = self._decoded(data)
             if event is None:
                 continue  # what we cannot read is not ours to judge
             if event.type == "error":
                 self.error = refusals.in_answer({"error": event.error})
-                events = events[: _last_boundary(events[: max(events.find(frame.data), 0)])]
+                events = events[: _last_boundary(events[: max(events.find(data), 0)])]
                 break
-            edited = self._observe(event, frame.data)
+            edited = self._observe(event, data)
             if edited is not None:
-                events = events.replace(frame.data, edited, 1)
+                events = events.replace(data, edited, 1)
         if self.error and not self.began:
             return b""
         self._waiting.append(events)
@@ -272,6 +279,13 @@ class PassThrough:
             self._fail("the provider sent too much before its answer began")
         return b""
 
+    def _data_of(self, events: bytes) -> list[bytes]:
+        """Nearly always a line for the name and one for the data: what is between such events is nothing."""
+        parts = _plain_event.split(events)
+        if any(parts[::2]):
+            return [frame.data for frame in self._reader.feed(events)]
+        return parts[1::2]
+
     def _released(self) -> bytes:
         events = b"".join(self._waiting)
         self._waiting.clear()
@@ -282,6 +296,9 @@ class PassThrough:
         try:
             return _events.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            mended = data.decode("utf-8", "replace").encode()
+            if mended != data:
+                return self._decoded(mended)
             # Not to be read, but the client may find an ending in it: then it must be settled before it leaves.
             if b'"message_stop"' in data:
                 return _Event("message_stop")
@@ -294,8 +311,7 @@ class PassThrough:
         delta = event.delta if isinstance(event.delta, dict) else {}
         if event.type == "content_block_delta":
             self.began = True
-            text = delta.get("text") or delta.get("thinking") or delta.get("partial_json")
-            self._note(text if isinstance(text, str) else "")
+            self._note(delta.get("text") or delta.get("thinking") or delta.get("partial_json"))
         elif event.type == "content_block_start":
             self.began = True
         elif event.type == "message_start" and isinstance(event.message, dict):
@@ -333,10 +349,11 @@ class PassThrough:
             edits["id"] = msgspec.json.encode(self.message_id)
         return edits
 
-    def _note(self, text: str) -> None:
-        self.output_characters += len(text)
-        if len(self.output_sample) < SAMPLE:
-            self.output_sample += text[:SAMPLE]
+    def _note(self, text: Any) -> None:
+        if isinstance(text, str):
+            if self.output_characters < SAMPLE:
+                self.output_sample += text[:SAMPLE]
+            self.output_characters += len(text)
 
     def _fail(self, message: str) -> None:
         self.error = BrokenStream(message)
@@ -350,10 +367,18 @@ def _edited_start(data: bytes, edits: Mapping[str, bytes]) -> bytes:
     return data[:start] + splice.replace_members(data[start:end], edits) + data[end:]
 
 
-def _last_boundary(data: bytes) -> int:
-    """Where the last whole event ends."""
-    ends = (at + len(blank) for blank in (b"\n\n", b"\r\n\r\n", b"\r\r") if (at := data.rfind(blank)) >= 0)
+def _last_boundary(data: bytes | bytearray, start: int = 0) -> int:
+    """Where the last whole event ends that ends after `start`."""
+    ends = (at + len(blank) for blank in BOUNDARIES if (at := data.rfind(blank, start)) >= 0)
     return max(ends, default=0)
+
+
+def _is_whole(event: bytes) -> bool:
+    """Whether a last event that no blank line ends is there to its last brace: half of one is no client's business."""
+    try:
+        return bool(event) and all(msgspec.json.decode(frame.data) for frame in Reader().feed(event + b"\n\n"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def refusal(exchange: Exchange, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:

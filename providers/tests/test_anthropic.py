@@ -69,6 +69,41 @@ def test_an_answer_passes_to_the_byte(end: str) -> None:
     assert (machine.stop_reason, machine.ended, machine.complete, machine.error) == ("end_turn", True, True, None)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        (b"event: ", b"event:"),
+        (b"data: ", b"data:"),
+        (b"data: ", b"id: 7\ndata: "),
+        (b"data: ", b": data: {}\ndata: "),
+        (b'"index"', b'\ndata: "index"'),
+        (b"event: content_block_delta\n", b""),
+        (b"\n\n", b"\n\n\n"),
+        (b"\n\n", b"\n\n: a comment\n\n"),
+        ("Gr\u00fc\u00dfe".encode(), b"Gr\xff\xfee"),
+    ],
+    ids=[
+        "no blank",
+        "no blank in data",
+        "id",
+        "comment in an event",
+        "two lines",
+        "no name",
+        "blanks",
+        "comment",
+        "bad",
+    ],
+)
+def test_whatever_the_form_of_an_event_it_passes_and_is_read(written: tuple[bytes, bytes]) -> None:
+    usual = sse(start(f"msg_{written[1].hex()}", input_tokens=3), OPEN, TEXT, CLOSE, DELTA, STOP)
+    usual = usual.replace(b"\\u00fc", "\u00fc".encode()).replace(b"\\u00df", "\u00df".encode())
+    stream = usual.replace(*written)
+    assert stream != usual
+    machine = answer()
+    assert machine.feed(stream) == stream
+    assert (machine.usage, machine.output_characters, machine.output_sample[:2]) == (Usage(input=3, output=9), 5, "Gr")
+
+
 @given(st.lists(st.integers(0, 700), max_size=12), st.integers())
 def test_any_split_gives_the_same_bytes(cuts: list[int], unique: int) -> None:
     odd = {"type": "event_of_next_year", "x": "ä"}
@@ -298,7 +333,11 @@ def test_our_own_thinking_never_reaches_an_anthropic_upstream() -> None:
             {"role": "assistant", "content": [ours, theirs, text]},
         ],
     }
-    sent = json.loads(encode(exchange(json.dumps(request).encode())).body)
+    body = json.dumps(request).encode()
+    escaped = body.replace(b'"ccp1.', b'"\\u0063cp1.')
+    assert escaped != body
+    assert json.loads(encode(exchange(escaped)).body) == json.loads(encode(exchange(body)).body)
+    sent = json.loads(encode(exchange(body)).body)
     assert sent["messages"] == [request["messages"][0], {"role": "assistant", "content": [theirs, text]}]  # type: ignore[index]
 
 

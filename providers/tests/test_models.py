@@ -150,6 +150,20 @@ def test_urls_that_are_refused(url: str) -> None:
         check_base_url(url)
 
 
+@pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "[::ffff:169.254.169.254]", "[fe80::1%25eth0]", "0"])
+def test_an_address_that_is_never_called_is_refused(host: str) -> None:
+    with pytest.raises(ValidationError, match="never called"):
+        check_base_url(f"http://{host}:8080/v1")
+
+
+def test_private_addresses_are_refused_where_they_are_denied(settings: Settings) -> None:
+    settings.PROVIDER_PRIVATE_NETWORKS = "deny"
+    for url in ("http://127.0.0.1:8000", "http://10.0.0.1", "http://[::1]"):
+        with pytest.raises(ValidationError, match="never called"):
+            check_base_url(url)
+    check_base_url("http://8.8.8.8")
+
+
 def test_options_must_be_an_object() -> None:
     with pytest.raises(ValidationError, match="An object is expected"):
         provider(options=["pdf"]).full_clean()
