@@ -32,14 +32,16 @@ class Effort:
     seconds: float
     warm_up: float
     alone: float  # with a single connection, for the delay
-    # Slow streams: so many rounds with so many at once. Each client asks again until so much time has passed.
+    # Slow streams: so many rounds with so many at once. They join over a whole number of pauses, the time of a stream
+    # if there is enough, so that chunks, beginnings and endings come evenly; each asks again until its time has passed.
     crowd_rounds: int
     crowd: int
+    crowd_joins: float
     crowd_seconds: float
 
 
-FULL = Effort(7, 2.0, warm_up=1.0, alone=0.5, crowd_rounds=2, crowd=1000, crowd_seconds=5.0)
-QUICK = Effort(3, 0.5, warm_up=0.2, alone=0.1, crowd_rounds=1, crowd=400, crowd_seconds=1.0)
+FULL = Effort(7, 2.0, warm_up=1.0, alone=0.5, crowd_rounds=2, crowd=1000, crowd_joins=5.0, crowd_seconds=10.0)
+QUICK = Effort(3, 0.5, warm_up=0.2, alone=0.1, crowd_rounds=1, crowd=400, crowd_joins=2.0, crowd_seconds=1.0)
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,17 @@ class Stage:
     processors: Processors
     load: asyncio.Runner
 
-    def ask(self, target: Target, scenario: Scenario, connections: int, seconds: float, look: Look = None) -> Tally:
+    def ask(
+        self,
+        target: Target,
+        scenario: Scenario,
+        connections: int,
+        seconds: float,
+        look: Look = None,
+        joining: float = 0.0,
+    ) -> Tally:
         gc.collect()  # now, since it is switched off while the load runs: it would look like a slow server
-        return self.load.run(drive(target.address, scenario, connections, seconds, look))
+        return self.load.run(drive(target.address, scenario, connections, seconds, look, joining))
 
 
 def main() -> int:
@@ -166,7 +176,7 @@ def all_at_once(result: Result, here: Stage, effort: Effort, report: Report) -> 
             sights: list[Sight] = []
             before = target.cpu_seconds()
             look = functools.partial(see, target, here.processors, sights)
-            tally = here.ask(target, result.scenario, effort.crowd, effort.crowd_seconds, look)
+            tally = here.ask(target, result.scenario, effort.crowd, effort.crowd_seconds, look, effort.crowd_joins)
             target.settle()
             series = result.of(target.name)
             series.rounds.append(Round(tally, target.cpu_seconds() - before))

@@ -16,8 +16,6 @@ from benchmarks import INPUT_TOKENS, STAMP, Scenario
 
 # Seconds for one reply; and the rest after one that went wrong, so that a dead server is not hammered.
 PATIENCE, REST = 30.0, 0.1
-# Seconds in which the clients of slow streams join: a whole number of pauses, so that chunks come evenly over time.
-RAMP = 2.0
 LAST_CHUNK = b"0\r\n\r\n"
 
 _length = re.compile(rb"\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -97,10 +95,12 @@ class Address:
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def drive(address: Address, scenario: Scenario, connections: int, seconds: float, look: Look = None) -> Tally:
+async def drive(
+    address: Address, scenario: Scenario, connections: int, seconds: float, look: Look = None, joining: float = 0.0
+) -> Tally:
     """Each connection asks for so long; what is under way at the end is waited for.
 
-    `look` is called once all connections of slow streams have joined, and again when the first one leaves.
+    They join evenly over so many seconds. `look` is called once all have, and again when the first one leaves.
     """
     tally = Tally()
     started = time.perf_counter()
@@ -109,7 +109,7 @@ async def drive(address: Address, scenario: Scenario, connections: int, seconds:
             asking = tasks.create_task(keep_asking(address, scenario, seconds, tally))
             if look:
                 asking.add_done_callback(lambda _: leave(tally, look))
-                await asyncio.sleep(RAMP / connections)
+                await asyncio.sleep(joining / connections)
         tally.complete = time.monotonic()
         if look:
             look()

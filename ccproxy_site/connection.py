@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from daphne.http_protocol import WebRequest
 from twisted.protocols.basic import LineReceiver
-from twisted.web import http
+from twisted.web.http import HTTPChannel
+from twisted.web.http import Request as TwistedRequest
 
 from ccproxy_site.limits import Stall, Upload, head_too_large, too_large
 from providers import identity
@@ -46,7 +47,7 @@ class Request(WebRequest):
     """Daphne's, with its own way to the application and to the socket; WebSockets go Daphne's way."""
 
     def __init__(self, channel: Connection, queued: object = False) -> None:
-        http.Request.__init__(self, channel, queued, parsePOSTFormSubmission=False)
+        TwistedRequest.__init__(self, channel, queued, parsePOSTFormSubmission=False)
         self.server = channel.server
         self.application_queue = None
         self._loop: asyncio.AbstractEventLoop = channel.loop
@@ -65,7 +66,7 @@ class Request(WebRequest):
     def handleContentChunk(self, data: bytes) -> None:
         self.content.write(data)
         if self.content.tell() > self.channel.limits.body_bytes:
-            self.channel.refuse(too_large(self.channel.limits))
+            self.channel.refuse(too_large(self.channel.limits.body_bytes))
 
     def process(self) -> None:
         upgrade = self.requestHeaders.getRawHeaders(b"upgrade")
@@ -106,6 +107,8 @@ class Request(WebRequest):
         if not self._body_is_read and not self._is_over:
             body = self.content.read(BODY_PIECE)
             self._body_is_read = len(body) < BODY_PIECE
+            if self._body_is_read:
+                self.content.close()  # now, not when the answer has ended
             return {"type": "http.request", "body": body, "more_body": not self._body_is_read}
         if not self._is_over:
             self._over = self._loop.create_future()
@@ -166,11 +169,11 @@ class Request(WebRequest):
 
     def _finish(self) -> None:
         self.startedWriting = 1  # nothing is left for Twisted to write
-        http.Request.finish(self)
+        TwistedRequest.finish(self)
         self._end()
 
     def connectionLost(self, reason: Any) -> None:
-        http.Request.connectionLost(self, reason)
+        TwistedRequest.connectionLost(self, reason)
         self._end()
 
     def _end(self) -> None:
@@ -198,7 +201,7 @@ class Request(WebRequest):
         self.handle_reply({"type": "http.response.body", "body": body})
 
 
-class Connection(http.HTTPChannel):
+class Connection(HTTPChannel):
     """Twisted's, which asks nobody how long it may take and how much."""
 
     requestFactory = Request
@@ -269,7 +272,7 @@ class Connection(http.HTTPChannel):
         if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
             return BadMessage("a request names one host: send one Host header")
         if self.length is not None and self.length > self.limits.body_bytes:
-            return too_large(self.limits)
+            return too_large(self.limits.body_bytes)
         return None
 
     def allContentReceived(self) -> None:

@@ -19,6 +19,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, get_resolver
 
+from ccproxy_site.limits import too_large
 from gateway import api
 from gateway.intake import request_id_of
 from providers import identity
@@ -122,12 +123,6 @@ async def read_body(scope: dict[str, Any], receive: Receive, most: int) -> bytes
             raise too_large(most)
         if not message.get("more_body", False):
             return b"".join(parts)
-
-
-def too_large(most: int) -> TooLarge:
-    return TooLarge(
-        f"the body is larger than the {most} bytes this gateway takes: shorten the conversation or compact it"
-    )
 
 
 # What clients ask all day goes to its view without Django's resolver and ninja's operation.

@@ -70,7 +70,7 @@ class Upload:
         if elapsed > limits.body_grace_seconds and self._bytes < limits.body_bytes_per_second * elapsed:
             return TooSlow(f"the body came slower than {limits.body_bytes_per_second} bytes a second: try again")
         if self._bytes > 2 * limits.body_bytes:  # framed so that the content never comes to the limit
-            return too_large(limits)
+            return too_large(limits.body_bytes)
         return None
 
 
@@ -96,8 +96,10 @@ class Stall:
         return int(struct.unpack("i", unsent)[0]) + int(here)
 
 
-def too_large(limits: Limits) -> TooLarge:
-    return TooLarge(f"the body is larger than the {limits.body_bytes} bytes this gateway takes: shorten the conversation or compact it")
+def too_large(most: int) -> TooLarge:
+    return TooLarge(
+        f"the body is larger than the {most} bytes this gateway takes: shorten the conversation or compact it"
+    )
 
 
 def head_too_large(limits: Limits) -> HeadTooLarge:

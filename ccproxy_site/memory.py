@@ -1,37 +1,54 @@
-"""What a crowd of clients has used goes back to the system when they have left.
+"""When garbage is collected, and when memory goes back to the system: not in the middle of a thousand streams.
 
-The C library keeps freed memory for itself: after two hundred slow readers the process stayed 160 MB larger for good.
+Python collects by the number of new objects, whatever goes on: over a thousand slow streams that was the tail of the
+delays (p99 70 to 90 ms, and 4 without it). An answer leaves no cycles behind, so nearly nothing is there to be found.
+And the C library keeps freed memory for itself: after two hundred slow readers the process stayed 160 MB larger.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-# Seconds between two looks, and how much a process must have grown for it to be worth while.
+# Seconds between two looks.
 LOOK = 5.0
-WORTH_WHILE = 8 * 1024 * 1024
+# Objects made and not freed since the last collection: worth one while nothing runs, and too many whatever runs.
+WORTH_WHILE, TOO_MANY = 2_000, 1_000_000
+# Bytes that a process must have grown for giving back to be worth while.
+GROWN = 8 * 1024 * 1024
 
-STATM = Path("/proc/self/statm")
 # glibc has it; musl gives memory back by itself.
 _give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
+def take_over() -> None:
+    """What is there now is there for good: no collection looks at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
 def resident() -> int:
     """In bytes. Where malloc_trim is, /proc is."""
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def give_back() -> None:
-    """Looks now and then, as long as the process lives, whether it has grown, and gives back what is free of that."""
-    if _give_back is None:
-        return
-    least = resident()
+async def tidy_up(is_idle: Callable[[], bool]) -> None:
+    """For as long as the process lives."""
+    least = resident() if _give_back is not None else 0
     while True:
         await asyncio.sleep(LOOK)
-        least = min(least, resident())
-        if resident() - least > WORTH_WHILE:
-            await asyncio.to_thread(_give_back, 0)  # it takes milliseconds where much is free
-            least = resident()
+        young = gc.get_count()[0]
+        if young > WORTH_WHILE and is_idle():
+            gc.collect()
+        elif young > TOO_MANY:
+            gc.collect(0)
+        if _give_back is not None:
+            least = min(least, resident())
+            if resident() - least > GROWN:
+                await asyncio.to_thread(_give_back, 0)  # it takes milliseconds where much is free
+                least = resident()

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import os
 import resource
 import socket
 
 # Connections that may wait to be accepted: a burst of clients after a restart is larger than the usual 50.
 BACKLOG = 4096
-# Objects made before a collection of the youngest generation: with the default of 700 the collector was the tail of
-# the delays over a thousand slow streams.
-GC_THRESHOLDS = (50_000, 20, 50)
 
 
 def use_uvloop() -> None:
@@ -34,16 +30,14 @@ def serve(listener: socket.socket, ready: int | None) -> None:
 
     from ccproxy_site.asgi import application
     from ccproxy_site.draining import Drain
-    from ccproxy_site.memory import give_back
+    from ccproxy_site.memory import take_over, tidy_up
     from gateway import runtime
 
     raise_descriptor_limit()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    take_over()
     server = Server(application, listener, when_listening=lambda: tell(ready))
     Drain(server, runtime.running(), seconds=settings.DRAIN_SECONDS).listen_to_signals()
-    memory = server.loop.create_task(give_back())
+    memory = server.loop.create_task(tidy_up(lambda: not server.running))
     server.run()
     memory.cancel()
     runtime.running().stop()

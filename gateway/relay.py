@@ -168,6 +168,7 @@ class Relay:
             yield last_word.event(self.entry.request_id)
         finally:
             self._settle_unfinished()
+            self._let_go()
             self._say()
 
     async def whole(self) -> bytes:
@@ -184,6 +185,7 @@ class Relay:
             raise self._break_off(error) from error
         finally:
             self._settle_unfinished()
+            self._let_go()
             self._say()
 
     def _candidates(self) -> Iterator[Candidate]:
@@ -327,6 +329,7 @@ class Relay:
         if self.entry.has_open_attempt:
             reached = not isinstance(error, UpstreamError) or error.reached
             self.entry.close_attempt(FAILED, self._failed_bill(error), reason=error.message, reached=reached)
+        self._let_go()
         self._answer = self._meter = None
 
     def _failed_bill(self, error: ProxyError) -> Bill:
@@ -362,6 +365,11 @@ class Relay:
             bill = self.entry.meter.so_far() if self.entry.meter else NO_ANSWER
             self.entry.close_attempt(CANCELLED, bill, reason="the client left")
         self.entry.settle(CANCELLED, reason="the client left")
+
+    def _let_go(self) -> None:
+        """Answer and meter know each other: the request's body would wait for the garbage collector with them."""
+        if self._answer is not None:
+            self._answer.count = None
 
     def _say(self) -> None:
         """One line per request that was booked, on a logger of its own."""

@@ -1,9 +1,16 @@
-"""Freed memory goes back to the system."""
+"""Garbage is collected when nothing runs, and freed memory goes back to the system."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import subprocess
 import sys
+import weakref
+
+import pytest
+
+from ccproxy_site import memory
 
 # In a process of its own: what other tests have freed is given back as well.
 PROGRAM = """
@@ -13,7 +20,7 @@ from ccproxy_site import memory
 async def main():
     memory.LOOK = 0.05
     before = memory.resident()
-    task = asyncio.create_task(memory.give_back())
+    task = asyncio.create_task(memory.tidy_up(lambda: True))
     await asyncio.sleep(0.01)
     blocks = [bytes(100_000) for _ in range(2000)]
     held = blocks[::50]  # the last one keeps the heap from shrinking by itself
@@ -32,4 +39,32 @@ def resident_after(program: str) -> int:
 
 def test_what_was_freed_is_given_back() -> None:
     assert resident_after(PROGRAM) < 30
-    assert resident_after(PROGRAM.replace("memory.give_back()", "asyncio.sleep(0)")) > 100
+    assert resident_after(PROGRAM.replace("memory.tidy_up(lambda: True)", "asyncio.sleep(0)")) > 100
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.mark.parametrize(
+    ("idle", "too_many", "is_kept"), [(True, 10**9, False), (False, 10**9, True), (False, 1, False)]
+)
+async def test_garbage_is_collected_when_nothing_runs_or_there_is_too_much(
+    idle: bool, too_many: int, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "LOOK", 0.01)
+    monkeypatch.setattr(memory, "WORTH_WHILE", 1)
+    monkeypatch.setattr(memory, "TOO_MANY", too_many)
+    gc.collect()
+    gc.disable()
+    try:
+        garbage = weakref.ref(Cycle())
+        others = [[] for _ in range(1000)]  # type: ignore[var-annotated]
+        task = asyncio.create_task(memory.tidy_up(lambda: idle))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        assert (garbage() is not None) is is_kept
+    finally:
+        gc.enable()
+    assert len(others) == 1000
