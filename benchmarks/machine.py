@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("aiohttp", "daphne", "Django", "django-ninja", "httpx", "httpx-aiohttp", "msgspec", "Twisted", "uvloop")
+PACKAGES = ("aiohttp", "daphne", "Django", "django-ninja", "httpx", "msgspec", "Twisted", "uvloop")
 
 
 @dataclass(frozen=True)
