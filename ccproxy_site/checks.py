@@ -14,8 +14,8 @@ def refusal_of_web_processes(number: int) -> str:
         return f"{number} web processes cannot serve anybody: set WEB_CONCURRENCY or --workers to 1 or more."
     if number > 1 and not settings.REDIS_URL and not settings.ALLOW_LOCAL_STATE:
         return (
-            f"{number} web processes need REDIS_URL: without it each keeps limits, budgets and circuit breakers of its"
-            f" own, so that every limit is multiplied by {number}. Set REDIS_URL, or ALLOW_LOCAL_STATE=true to accept"
+            f"{number} web processes need REDIS_URL: without it they share nothing, and whatever limit is counted over"
+            f" all requests would be counted {number} times over. Set REDIS_URL, or ALLOW_LOCAL_STATE=true to accept"
             " that knowingly."
         )
     return ""

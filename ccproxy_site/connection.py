@@ -7,6 +7,7 @@ whole answer in memory for a client that does not read, and answer bad requests 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import select
 from http import HTTPStatus
@@ -14,7 +15,7 @@ from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from daphne.http_protocol import WebRequest
 from twisted.protocols.basic import LineReceiver
@@ -23,10 +24,12 @@ from twisted.web.http import Request as TwistedRequest
 
 from ccproxy_site.limits import Stall, Upload, head_too_large, too_large
 from providers import identity
-from providers.errors import BadMessage, MethodNotAllowed, ProxyError, TooSlow
+from providers.errors import BadMessage, MethodNotAllowed, NotFound, ProxyError, TooSlow
 
 if TYPE_CHECKING:
     from ccproxy_site.listener import Listener
+
+logger = logging.getLogger("ccproxy.server")
 
 Message = dict[str, Any]
 
@@ -44,7 +47,7 @@ STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".enc
 
 
 class Request(WebRequest):
-    """Daphne's, with its own way to the application and to the socket; WebSockets go Daphne's way."""
+    """Daphne's, with its own way to the application and to the socket."""
 
     def __init__(self, channel: Connection, queued: object = False) -> None:
         TwistedRequest.__init__(self, channel, queued, parsePOSTFormSubmission=False)
@@ -71,9 +74,8 @@ class Request(WebRequest):
     def process(self) -> None:
         upgrade = self.requestHeaders.getRawHeaders(b"upgrade")
         if upgrade and upgrade[0].lower() == b"websocket":
-            self.channel.hand_over()
-            self.server.protocol_connected(self)
-            super().process()
+            # Daphne's way would lead out of every limit below, and nothing here speaks it.
+            self.reply(NotFound("no WebSocket is served here: ask with plain HTTP"))
             return
         path = origin_path(self.path)
         refusal = self.server.take_slot(self, path)
@@ -86,8 +88,8 @@ class Request(WebRequest):
             "asgi": {"version": "3.0"},
             "http_version": self.clientproto[5:].decode(),
             "method": self.method.decode(),
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": path.encode("latin-1"),
+            "path": path,
+            "raw_path": self.path,
             "root_path": "",
             "scheme": "http",
             "query_string": self.uri.partition(b"?")[2],
@@ -121,7 +123,7 @@ class Request(WebRequest):
             return
         channel = self.channel
         self.handle_reply(message)
-        if channel.is_full:
+        if channel.is_full and not self._is_over:
             await channel.room()
 
     def handle_reply(self, message: Message) -> None:
@@ -168,9 +170,9 @@ class Request(WebRequest):
             self._finish()
 
     def _finish(self) -> None:
+        self._end()  # first: what follows begins with the next request that is here already
         self.startedWriting = 1  # nothing is left for Twisted to write
         TwistedRequest.finish(self)
-        self._end()
 
     def connectionLost(self, reason: Any) -> None:
         TwistedRequest.connectionLost(self, reason)
@@ -245,7 +247,11 @@ class Connection(HTTPChannel):
         elif self._expects_head:
             self._expects_head = False
             self._deadline = monotonic() + self.limits.header_seconds
-        LineReceiver.dataReceived(self, data)
+        try:
+            LineReceiver.dataReceived(self, data)
+        except Exception:
+            logger.exception("a request could not be read")
+            self.refuse(BadMessage("this request cannot be read"))
 
     def allHeadersReceived(self) -> None:
         request = self.requests[-1]
@@ -282,6 +288,7 @@ class Connection(HTTPChannel):
             self._body = None
             self.transport.bufferSize = type(self.transport).bufferSize
         self._deadline = math.inf
+        self._expects_head = False
         super().allContentReceived()
 
     def lineReceived(self, line: bytes) -> None:
@@ -300,8 +307,13 @@ class Connection(HTTPChannel):
         return super().checkPersistence(request, version) and not self.server.is_closing
 
     def requestDone(self, request: Any) -> None:
-        self._expects_head = True
-        self._deadline = monotonic() + (FAREWELL if self.server.is_closing else self.limits.keep_alive_seconds)
+        limits = self.limits
+        self._expects_head = not self._buffer  # the next request may be here already
+        if self.server.is_closing:
+            seconds = FAREWELL
+        else:
+            seconds = limits.keep_alive_seconds if self._expects_head else limits.header_seconds
+        self._deadline = monotonic() + seconds
         super().requestDone(request)
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -328,14 +340,15 @@ class Connection(HTTPChannel):
         self.transport.pauseProducing()
         self.transport.loseWriteConnection()
 
-    def hand_over(self) -> None:
-        """From here on it is a WebSocket."""
-        self.factory.leave(self)
+    @property
+    def has_unsent(self) -> bool:
+        """A piece waits in the first of these until the socket has been tried, then in the second."""
+        return bool(self.transport._tempDataBuffer or self.transport.dataBuffer)
 
     def write_now(self, data: bytes) -> None:
         """To the socket at once where nothing waits: a turn of the event loop per piece costs more than the piece."""
         transport = self.transport
-        if not (transport.dataBuffer or transport._tempDataBuffer) and transport.connected:
+        if transport.connected and not self.has_unsent:
             sent = transport.writeSomeData(data)
             if isinstance(sent, int) and sent > 0:
                 if sent == len(data):
@@ -363,7 +376,7 @@ class Connection(HTTPChannel):
 
     def look_after(self, now: float) -> None:
         """Once a second: is the client still taking and giving as it should?"""
-        if self.transport.dataBuffer:
+        if self.has_unsent:
             self._stall = self._stall or Stall(self.transport, now)
             if self._stall.seconds(now) > self.limits.client_stall_seconds:
                 self.transport.abortConnection()
@@ -403,9 +416,10 @@ def origin_path(path: bytes) -> str:
     """Of a target in absolute form its path; of several slashes at the beginning one, or a base URL that ends in a
     slash would find nothing."""
     text = path.decode("latin-1")
-    if not text.startswith("/"):
-        text = urlsplit(text).path if "://" in text else "/" + text
-    return "/" + text.lstrip("/")
+    scheme, is_absolute, rest = text.partition("://")
+    if is_absolute and "/" not in scheme:
+        text = rest.partition("/")[2]
+    return "/" + unquote(text).lstrip("/")
 
 
 def has_hung_up(transport: Any) -> bool:

@@ -17,7 +17,7 @@ from providers.errors import BrokenOff
 logger = logging.getLogger("ccproxy.server")
 
 # Seconds for the last events to reach their clients once the calls to providers are broken off.
-LAST_WORDS = 2.0
+LAST_EVENTS = 2.0
 NAP = 0.05
 
 
@@ -65,9 +65,13 @@ class Drain:
             logger.warning("%d requests are broken off", len(self._server.running))
             self._runtime.upstreams.break_off(BrokenOff("the gateway is being restarted: try again", retry_after=2))
             self._is_hurried = False
-            await self._wait(LAST_WORDS, self._nothing_runs)
-        await self._runtime.upstreams.close()
-        reactor.stop()
+            await self._wait(LAST_EVENTS, self._nothing_runs)
+        try:
+            await asyncio.wait_for(self._runtime.upstreams.close(), LAST_EVENTS)
+        except Exception:
+            logger.exception("the connections to providers could not be closed in order")
+        finally:
+            reactor.stop()
 
     async def _wait(self, seconds: float, is_done: Callable[[], bool]) -> None:
         until = self._loop.time() + seconds
@@ -75,7 +79,8 @@ class Drain:
             await asyncio.sleep(NAP)
 
     def _nothing_runs(self) -> bool:
-        return not self._server.running
+        """And everything has left that was answered."""
+        return not self._server.running and not any(each.has_unsent for each in self._server.connections_open)
 
     def _nobody_is_here(self) -> bool:
         return not self._server.running and not self._server.connections_open

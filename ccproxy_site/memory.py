@@ -8,6 +8,7 @@ And the C library keeps freed memory for itself: after two hundred slow readers 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import os
@@ -18,6 +19,8 @@ from pathlib import Path
 LOOK = 5.0
 # Objects made and not freed since the last collection: worth one while nothing runs, and too many whatever runs.
 WORTH_WHILE, TOO_MANY = 2_000, 1_000_000
+# After so many collections of what is new alone, what has survived them is looked at too.
+MOST_YOUNG = 10
 # Bytes that a process must have grown for giving back to be worth while.
 GROWN = 8 * 1024 * 1024
 
@@ -33,22 +36,24 @@ def take_over() -> None:
 
 
 def resident() -> int:
-    """In bytes. Where malloc_trim is, /proc is."""
+    """In bytes. Raises OSError where there is no /proc."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def tidy_up(is_idle: Callable[[], bool]) -> None:
     """For as long as the process lives."""
-    least = resident() if _give_back is not None else 0
+    least = 0
+    with contextlib.suppress(OSError):
+        least = resident()
     while True:
         await asyncio.sleep(LOOK)
         young = gc.get_count()[0]
         if young > WORTH_WHILE and is_idle():
             gc.collect()
         elif young > TOO_MANY:
-            gc.collect(0)
-        if _give_back is not None:
-            least = min(least, resident())
-            if resident() - least > GROWN:
+            gc.collect(0 if gc.get_count()[1] < MOST_YOUNG else 2)
+        with contextlib.suppress(OSError):  # no descriptor is left: the next look may find one
+            least = min(least or resident(), resident())
+            if _give_back is not None and resident() - least > GROWN:
                 await asyncio.to_thread(_give_back, 0)  # it takes milliseconds where much is free
                 least = resident()

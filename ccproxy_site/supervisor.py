@@ -14,11 +14,13 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
+from ccproxy_site.server import BACKLOG
+
 logger = logging.getLogger("ccproxy.supervisor")
 
 PR_SET_PDEATHSIG = 1
 # Loaded before anything forks: a child that is not yet what it will be must not wait for a lock of the loader.
-LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+PRCTL = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 # Seconds: how long a child may take to end by itself, and the longest pause before a dead one is replaced.
 GRACE = 10.0
 LONGEST_PAUSE = 30.0
@@ -31,7 +33,6 @@ LATE_AFTER_A_RESTART = 15.0
 PATIENCE = 60.0
 # A signal ends the sleep of the process, not of a call in Python: short naps keep us prompt.
 NAP = 0.1
-BACKLOG = 4096
 
 
 class Process:
@@ -376,7 +377,7 @@ def die_with(parent: int) -> None:
     SIGKILL and nothing gentler: the ledger survives it, and a lingering child would hold the port.
     """
     os.setpgid(0, 0)  # a Ctrl-C in the terminal reaches the supervisor alone, which ends the others in order
-    if LIBC is not None:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if PRCTL is not None:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)

@@ -358,13 +358,16 @@ class Relay:
         return error
 
     def _settle_unfinished(self) -> None:
-        """The client has left: only appends, since this may run while being cancelled."""
+        """The client has left, or we end before it has taken all: only appends, this may run while being cancelled."""
         if self.entry.settled:
             return
+        status, reason = CANCELLED, "the client left"
+        if self._runtime.upstreams.is_broken_off:
+            status, reason = CUT, "the gateway ended before the client had taken its answer"
         if self.entry.has_open_attempt:
             bill = self.entry.meter.so_far() if self.entry.meter else NO_ANSWER
-            self.entry.close_attempt(CANCELLED, bill, reason="the client left")
-        self.entry.settle(CANCELLED, reason="the client left")
+            self.entry.close_attempt(status, bill, reason=reason)
+        self.entry.settle(status, reason=reason)
 
     def _let_go(self) -> None:
         """Answer and meter know each other: the request's body would wait for the garbage collector with them."""

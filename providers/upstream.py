@@ -303,6 +303,10 @@ class Upstreams:
             await transport.aclose()
         self._transports.clear()
 
+    @property
+    def is_broken_off(self) -> bool:
+        return self._broken_off is not None
+
     def _check_open(self) -> None:
         if self._broken_off is not None:
             error = _again(self._broken_off)
@@ -398,7 +402,8 @@ class Transport(httpx.AsyncBaseTransport):
             peer = self._peer(request.url)
             while True:
                 connection = await self._connector.connect(peer, [], timeouts)
-                if not _protocol(connection).should_close:
+                protocol = _protocol(connection)
+                if protocol not in self._bodies or not protocol.should_close:
                     return connection
                 connection.close()  # kept, and its server has sent something since: nobody asked for that
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -444,6 +449,9 @@ class Transport(httpx.AsyncBaseTransport):
         for body in self._bodies.values():
             if body is not None:
                 body.close()
+        for protocol in self._bodies:
+            if protocol.transport is not None:
+                protocol.transport.abort()  # an orderly end would wait for a server that reads nothing
         await self._connector.close()
 
 
@@ -487,7 +495,9 @@ class Body(httpx.AsyncByteStream):
         self.close()
 
     def _release(self) -> None:
-        if self._upload is not None and not self._upload.done():
+        transport = self._connection.transport
+        is_sent = self._upload is None or self._upload.done()
+        if not is_sent or (transport is not None and transport.get_write_buffer_size()):
             self.close()  # an answer to half a request: the other half would be taken for the next one
         else:
             self._stop()

@@ -24,7 +24,7 @@ def complaints() -> list[str]:
 def test_several_processes_without_redis_are_refused_with_why_and_what_to_do(several: Any) -> None:
     [sentence] = complaints()
     assert "3 web processes need REDIS_URL" in sentence
-    assert "every limit is multiplied by 3" in sentence
+    assert "would be counted 3 times over" in sentence
     assert "ALLOW_LOCAL_STATE=true" in sentence
 
 

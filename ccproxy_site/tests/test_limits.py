@@ -126,3 +126,11 @@ def test_what_a_target_means(target: bytes, path: str) -> None:
 def test_a_status_nobody_has_named_is_still_a_line() -> None:
     assert status_line(200) == b"HTTP/1.1 200 OK\r\n"
     assert status_line(529) == b"HTTP/1.1 529 \r\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [(b"/%761/messages", "/v1/messages"), (b"http://[", "/"), (b"/x?y=http://z", "/x?y=http://z")],
+)
+def test_no_spelling_of_a_target_breaks_anything_or_hides_where_it_leads(target: bytes, path: str) -> None:
+    assert origin_path(target) == path

@@ -170,10 +170,11 @@ def refuse_unready_database() -> None:
 
 
 def wait_until_ready(url: str) -> bool:
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our own address: no proxy knows it
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         try:
-            with urllib.request.urlopen(f"{url}/health/ready", timeout=2):  # noqa: S310 - our own address
+            with straight.open(f"{url}/health/ready", timeout=2):
                 return True
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from ccproxy_site.tests.e2e.family import installation
 from ccproxy_site.tests.e2e.siege import broken
 from ccproxy_site.tests.e2e.siege.site import Site, site
 from ccproxy_site.tests.e2e.siege.trials import SHORT_SETTINGS, TRIALS, Attack
@@ -30,3 +33,17 @@ def test_it_holds_against(held: Site, name: str) -> None:
 
     sys.stdout.write("".join(f"{name}: {figure}\n" for figure in figures))
     assert not broken(figures), held.gateway.log.read_text()[-4000:]
+
+
+def test_nothing_that_cannot_be_read_keeps_its_place(tmp_path: Path) -> None:
+    """A good question with an unreadable one behind it, again and again, where only two are taken at once."""
+    good = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    bad = b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n"
+    with installation(tmp_path, MAX_CONCURRENT_REQUESTS="2") as gateway:
+        gateway.start()
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+                client.sendall(good + bad)
+                answers = b"".join(iter(lambda: client.recv(65536), b""))
+                assert answers.startswith(b"HTTP/1.1 401 "), answers
+                assert b"HTTP/1.1 400 " in answers, answers

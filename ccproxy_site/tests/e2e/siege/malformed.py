@@ -86,6 +86,7 @@ def heads(site: Site) -> Iterator[tuple[str, bytes]]:
     yield "a slash in disguise", posted(*good, first=b"POST /v1%2fmessages%2f.. HTTP/1.1")
     yield "another machine's address", posted(b"host: localhost", first=b"GET http://127.0.0.1:1/v1/models HTTP/1.1")
     yield "two slashes and no key", posted(b"host: localhost", first=b"GET //v1/models HTTP/1.1")
+    yield "a length of 5,000 digits", posted(b"host: localhost", key, b"content-length: " + b"9" * 5000)
     yield "CONNECT", posted(b"host: localhost", first=b"CONNECT 127.0.0.1:22 HTTP/1.1", rest=b"")
     yield "TRACE", posted(*good, first=b"TRACE /v1/messages HTTP/1.1")
     yield "the preface of HTTP/2", HTTP2_PREFACE
