@@ -55,5 +55,5 @@ async def tidy_up(is_idle: Callable[[], bool]) -> None:
         with contextlib.suppress(OSError):  # no descriptor is left: the next look may find one
             least = min(least or resident(), resident())
             if _give_back is not None and resident() - least > GROWN:
-                await asyncio.to_thread(_give_back, 0)  # it takes milliseconds where much is free
-                least = resident()
+                # Also when it was in vain the last time: what was in use then may be free now. It takes milliseconds.
+                await asyncio.to_thread(_give_back, 0)
