@@ -52,7 +52,6 @@ class Request(WebRequest):
     def __init__(self, channel: Connection, queued: object = False) -> None:
         TwistedRequest.__init__(self, channel, queued, parsePOSTFormSubmission=False)
         self.server = channel.server
-        self.application_queue = None
         self._loop: asyncio.AbstractEventLoop = channel.loop
         self._body_is_read = False
         self._is_over = False  # answered whole, or the client has left
@@ -192,10 +191,6 @@ class Request(WebRequest):
             self.channel.transport.abortConnection()
         else:
             self.reply(ProxyError("the gateway failed on this request; its log has the reason"))
-
-    def basic_error(self, status: int, status_text: bytes, body: str) -> None:
-        """Daphne's word for what it refuses itself."""
-        self.reply(BadMessage(body) if status < 500 else ProxyError(body))
 
     def reply(self, error: ProxyError) -> None:
         headers, body = told(error)

@@ -55,12 +55,11 @@ class Listener(HTTPFactory):
         self._from[connection.getPeer().host] += 1
 
     def leave(self, connection: Connection) -> None:
-        if connection in self.connections:
-            self.connections.remove(connection)
-            host = connection.getPeer().host
-            self._from[host] -= 1
-            if not self._from[host]:
-                del self._from[host]
+        self.connections.remove(connection)
+        host = connection.getPeer().host
+        self._from[host] -= 1
+        if not self._from[host]:
+            del self._from[host]
 
     def _look(self) -> None:
         self.loop.call_later(LOOK, self._look)
@@ -145,8 +144,6 @@ class Server(server.Server):
 
     def kill_all_applications(self) -> defer.Deferred[Any]:
         """At the very end, after the drain."""
-        sockets = [details.get("application_instance") for details in self.connections.values()]
-        tasks = [*self.running, *filter(None, sockets)]
-        for task in tasks:
+        for task in self.running:
             task.cancel()
-        return defer.Deferred.fromFuture(asyncio.gather(*tasks, return_exceptions=True))
+        return defer.Deferred.fromFuture(asyncio.gather(*self.running, return_exceptions=True))

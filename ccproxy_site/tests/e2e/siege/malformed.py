@@ -16,82 +16,139 @@ TLS_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(range(32)) + b"\x00\
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 
-def heads(site: Site) -> Iterator[tuple[str, bytes]]:
-    """Each is a good question but for one thing."""
-    body = a_question()
-    length, key = b"content-length: %d" % len(body), b"x-api-key: " + site.key.encode()
-    good = [b"host: localhost", key, length]
+HOST = b"host: localhost"
+CHUNKS = b"transfer-encoding: chunked"
 
-    def posted(*lines: bytes, first: bytes = b"POST /v1/messages HTTP/1.1", rest: bytes = body) -> bytes:
-        return b"\r\n".join([first, *lines, b"", b""]) + rest
+Cases = Iterator[tuple[str, bytes]]
 
-    def chunked(*lines: bytes, rest: bytes) -> bytes:
-        return posted(b"host: localhost", key, *lines, rest=rest)
 
-    whole = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-    chunks = b"transfer-encoding: chunked"
-    yield "both lengths", chunked(length, chunks, rest=whole)
-    yield "both lengths, the other way round", chunked(chunks, length, rest=whole)
-    yield "a length and transfer-encoding identity", posted(*good, b"transfer-encoding: identity")
-    yield "transfer-encoding identity alone", posted(b"host: localhost", key, b"transfer-encoding: identity")
-    yield "an unknown transfer-encoding", chunked(b"transfer-encoding: xchunked", rest=whole)
-    yield "gzip, chunked", chunked(b"transfer-encoding: gzip, chunked", rest=whole)
-    yield "chunked twice", chunked(b"transfer-encoding: chunked, chunked", rest=whole)
-    yield "chunked on two lines", chunked(chunks, chunks, rest=whole)
-    yield "chunked hidden by a tab", chunked(length, b"transfer-encoding:\x0bchunked", rest=whole)
-    yield "chunked in HTTP/1.0", posted(*good[:2], chunks, first=b"POST /v1/messages HTTP/1.0", rest=whole)
-    yield "two hosts", posted(*good, b"host: other")
-    yield "the same host twice", posted(*good, b"host: localhost")
-    yield "no host", posted(*good[1:])
-    yield "two lengths", posted(*good, b"content-length: 3")
-    yield "the same length twice", posted(*good, length)
-    yield "two lengths in one line", posted(*good[:2], b"content-length: %d, %d" % (len(body), len(body)))
-    for wrong in (b"-1", b"+%d" % len(body), b"0x%x" % len(body), b"%d.0" % len(body), b"1e2", b"", b"9" * 400):
-        yield f"a length of {wrong[:10].decode()!r}", posted(*good[:2], b"content-length: " + wrong)
-    yield "a length in Arabic digits", posted(*good[:2], "content-length: ١٢٣".encode())
-    yield "a NUL in a header", posted(*good, b"x-a: b\0c")
-    yield "a lone CR in a header", posted(*good, b"x-a: b\rx-c: d")
-    yield "a lone LF in a header", posted(*good, b"x-a: b\nx-c: d")
-    yield "a header without a colon", posted(*good, b"x-nothing")
-    yield "a header without a name", posted(*good, b": nothing")
-    yield "a blank before the colon", posted(b"host: localhost", key, b"content-length : %d" % len(body))
-    yield "a blank in a header's name", posted(*good, b"x nothing: a")
-    yield "a folded header", posted(*good, b"x-a: b\r\n c")
-    yield "a first header that is folded", posted(b" host: localhost", key, length)
-    yield "only line feeds", posted(*good).replace(b"\r\n", b"\n")
-    yield "only carriage returns", posted(*good).replace(b"\r\n", b"\r")
-    for wrong in (b"zz", b"-5", b"+5", b"0x5", b"", b"5 5", b"5_5", b"f" * 40):
-        yield f"a chunk of size {wrong[:10].decode()!r}", chunked(chunks, rest=wrong + b"\r\n" + whole)
-    yield "a chunk longer than it says", chunked(chunks, rest=b"5\r\n" + whole)
-    yield "a chunk extension without end", chunked(chunks, rest=b"5;" + b"e" * 100_000)
-    most = site.limit("MAX_HEADER_BYTES")
-    yield "431: a header too long", posted(*good, b"x-long: " + b"x" * most)
-    yield (
-        "431: headers too long together",
-        posted(*good, *(b"x-%d: " % n + b"x" * 1000 for n in range(1 + most // 1000))),
-    )
-    yield "431: too many headers", posted(*good, *(b"x-%d: y" % n for n in range(site.limit("MAX_HEADERS"))))
-    yield "431: a path too long", posted(*good, first=b"POST /v1/messages?" + b"x" * most + b" HTTP/1.1")
-    yield "a header without end", b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nx-long: " + b"x" * 2 * most
-    yield "no version", posted(*good, first=b"POST /v1/messages")
-    yield "HTTP/0.9", b"GET /v1/models\r\n"
-    yield "a version that is none", posted(*good, first=b"POST /v1/messages HTTP/1.one")
-    yield "HTTP/3.7", posted(*good, first=b"POST /v1/messages HTTP/3.7")
-    yield "two blanks in the first line", posted(*good, first=b"POST  /v1/messages HTTP/1.1")
-    yield "four words in the first line", posted(*good, first=b"POST /v1/messages twice HTTP/1.1")
-    yield "a method of no letters", posted(*good, first=b"PO(ST /v1/messages HTTP/1.1")
-    yield "a NUL in the path", posted(*good, first=b"POST /v1/messages\0 HTTP/1.1")
-    yield "a path that climbs", posted(*good, first=b"POST /v1/%2e%2e/v1/messages HTTP/1.1")
-    yield "a path that climbs to the admin", posted(*good, first=b"POST /v1/%2e%2e/admin/ HTTP/1.1")
-    yield "a slash in disguise", posted(*good, first=b"POST /v1%2fmessages%2f.. HTTP/1.1")
-    yield "another machine's address", posted(b"host: localhost", first=b"GET http://127.0.0.1:1/v1/models HTTP/1.1")
-    yield "two slashes and no key", posted(b"host: localhost", first=b"GET //v1/models HTTP/1.1")
-    yield "a length of 5,000 digits", posted(b"host: localhost", key, b"content-length: " + b"9" * 5000)
-    yield "CONNECT", posted(b"host: localhost", first=b"CONNECT 127.0.0.1:22 HTTP/1.1", rest=b"")
-    yield "TRACE", posted(*good, first=b"TRACE /v1/messages HTTP/1.1")
+class Form:
+    """A good question, to be spoilt in one thing."""
+
+    def __init__(self, site: Site) -> None:
+        self.body = a_question()
+        self.key = b"x-api-key: " + site.key.encode()
+        self.length = b"content-length: %d" % len(self.body)
+        self.good = [HOST, self.key, self.length]
+        self.whole = b"%x\r\n%b\r\n0\r\n\r\n" % (len(self.body), self.body)  # in chunks
+
+    def posted(self, *lines: bytes, first: bytes = b"POST /v1/messages HTTP/1.1", rest: bytes | None = None) -> bytes:
+        return b"\r\n".join([first, *lines, b"", b""]) + (self.body if rest is None else rest)
+
+    def chunked(self, *lines: bytes, rest: bytes) -> bytes:
+        return self.posted(HOST, self.key, *lines, rest=rest)
+
+
+def heads(site: Site) -> Cases:
+    form = Form(site)
+    yield from lengths(form)
+    yield from headers(form)
+    yield from too_much(form, site)
+    yield from first_lines(form)
     yield "the preface of HTTP/2", HTTP2_PREFACE
     yield "a TLS hello", TLS_HELLO
     yield "noise", bytes(range(256)) * 20
+
+
+def lengths(form: Form) -> Cases:
+    """Where a request ends must be said once, and clearly."""
+    yield "both lengths", form.chunked(form.length, CHUNKS, rest=form.whole)
+    yield "both lengths, the other way round", form.chunked(CHUNKS, form.length, rest=form.whole)
+    yield (
+        "a length and transfer-encoding identity",
+        form.posted(*form.good, b"transfer-encoding: identity"),
+    )
+    yield "transfer-encoding identity alone", form.posted(HOST, form.key, b"transfer-encoding: identity")
+    yield "an unknown transfer-encoding", form.chunked(b"transfer-encoding: xchunked", rest=form.whole)
+    yield "gzip, chunked", form.chunked(b"transfer-encoding: gzip, chunked", rest=form.whole)
+    yield "chunked twice", form.chunked(b"transfer-encoding: chunked, chunked", rest=form.whole)
+    yield "chunked on two lines", form.chunked(CHUNKS, CHUNKS, rest=form.whole)
+    yield "chunked hidden by a tab", form.chunked(form.length, b"transfer-encoding:\x0bchunked", rest=form.whole)
+    yield (
+        "chunked in HTTP/1.0",
+        form.posted(HOST, form.key, CHUNKS, first=b"POST /v1/messages HTTP/1.0", rest=form.whole),
+    )
+    yield "two hosts", form.posted(*form.good, b"host: other")
+    yield "the same host twice", form.posted(*form.good, HOST)
+    yield "no host", form.posted(form.key, form.length)
+    yield "two lengths", form.posted(*form.good, b"content-length: 3")
+    yield "the same length twice", form.posted(*form.good, form.length)
+    yield (
+        "two lengths in one line",
+        form.posted(HOST, form.key, b"content-length: %d, %d" % (len(form.body), len(form.body))),
+    )
+    for wrong in (
+        b"-1",
+        b"+%d" % len(form.body),
+        b"0x%x" % len(form.body),
+        b"%d.0" % len(form.body),
+        b"1e2",
+        b"",
+        b"9" * 400,
+    ):
+        yield f"a length of {wrong[:10].decode()!r}", form.posted(HOST, form.key, b"content-length: " + wrong)
+    yield "a length in Arabic digits", form.posted(HOST, form.key, "content-length: ١٢٣".encode())
+    yield "a length of 5,000 digits", form.posted(HOST, form.key, b"content-length: " + b"9" * 5000)
+    for wrong in (b"zz", b"-5", b"+5", b"0x5", b"", b"5 5", b"5_5", b"f" * 40):
+        yield f"a chunk of size {wrong[:10].decode()!r}", form.chunked(CHUNKS, rest=wrong + b"\r\n" + form.whole)
+    yield "a chunk longer than it says", form.chunked(CHUNKS, rest=b"5\r\n" + form.whole)
+    yield "a chunk extension without end", form.chunked(CHUNKS, rest=b"5;" + b"e" * 100_000)
+
+
+def headers(form: Form) -> Cases:
+    yield "a NUL in a header", form.posted(*form.good, b"x-a: b\0c")
+    yield "a lone CR in a header", form.posted(*form.good, b"x-a: b\rx-c: d")
+    yield "a lone LF in a header", form.posted(*form.good, b"x-a: b\nx-c: d")
+    yield "a header without a colon", form.posted(*form.good, b"x-nothing")
+    yield "a header without a name", form.posted(*form.good, b": nothing")
+    yield "a blank before the colon", form.posted(HOST, form.key, b"content-length : %d" % len(form.body))
+    yield "a blank in a header's name", form.posted(*form.good, b"x nothing: a")
+    yield "a folded header", form.posted(*form.good, b"x-a: b\r\n c")
+    yield "a first header that is folded", form.posted(b" host: localhost", form.key, form.length)
+    yield "only line feeds", form.posted(*form.good).replace(b"\r\n", b"\n")
+    yield "only carriage returns", form.posted(*form.good).replace(b"\r\n", b"\r")
+
+
+def too_much(form: Form, site: Site) -> Cases:
+    most = site.limit("MAX_HEADER_BYTES")
+    yield "431: a header too long", form.posted(*form.good, b"x-long: " + b"x" * most)
+    yield (
+        "431: headers too long together",
+        form.posted(*form.good, *(b"x-%d: " % n + b"x" * 1000 for n in range(1 + most // 1000))),
+    )
+    yield (
+        "431: too many headers",
+        form.posted(*form.good, *(b"x-%d: y" % n for n in range(site.limit("MAX_HEADERS")))),
+    )
+    yield (
+        "431: a path too long",
+        form.posted(*form.good, first=b"POST /v1/messages?" + b"x" * most + b" HTTP/1.1"),
+    )
+    yield "a header without end", b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nx-long: " + b"x" * 2 * most
+
+
+def first_lines(form: Form) -> Cases:
+    yield "no version", form.posted(*form.good, first=b"POST /v1/messages")
+    yield "HTTP/0.9", b"GET /v1/models\r\n"
+    yield "a version that is none", form.posted(*form.good, first=b"POST /v1/messages HTTP/1.one")
+    yield "HTTP/3.7", form.posted(*form.good, first=b"POST /v1/messages HTTP/3.7")
+    yield "two blanks in the first line", form.posted(*form.good, first=b"POST  /v1/messages HTTP/1.1")
+    yield (
+        "four words in the first line",
+        form.posted(*form.good, first=b"POST /v1/messages twice HTTP/1.1"),
+    )
+    yield "a method of no letters", form.posted(*form.good, first=b"PO(ST /v1/messages HTTP/1.1")
+    yield "a NUL in the path", form.posted(*form.good, first=b"POST /v1/messages\0 HTTP/1.1")
+    yield "a path that climbs", form.posted(*form.good, first=b"POST /v1/%2e%2e/v1/messages HTTP/1.1")
+    yield (
+        "a path that climbs to the admin",
+        form.posted(*form.good, first=b"POST /v1/%2e%2e/admin/ HTTP/1.1"),
+    )
+    yield "a slash in disguise", form.posted(*form.good, first=b"POST /v1%2fmessages%2f.. HTTP/1.1")
+    yield "another machine's address", form.posted(HOST, first=b"GET http://127.0.0.1:1/v1/models HTTP/1.1")
+    yield "two slashes and no key", form.posted(HOST, first=b"GET //v1/models HTTP/1.1")
+    yield "CONNECT", form.posted(HOST, first=b"CONNECT 127.0.0.1:22 HTTP/1.1", rest=b"")
+    yield "TRACE", form.posted(*form.good, first=b"TRACE /v1/messages HTTP/1.1")
 
 
 # Good HTTP, whose answer is a refusal all the same: the connection may stay, and what follows is another request.
