@@ -29,6 +29,7 @@ class Arguments:
         self.sent = False  # something has left: nothing can be repaired any more
         self.spill = ""
         self.is_over = False  # garbage has followed: nothing more is listened to
+        self.length = 0
         self._fragments: list[str] = []
         self._held: list[str] = []
         self._depth = 0
@@ -75,6 +76,7 @@ class Arguments:
         if not fragment:
             return "", ""
         self._fragments.append(fragment)
+        self.length += len(fragment)
         if not self._fragments[0].startswith("{"):
             return self._hold(fragment), ""  # no object: to be looked at when all of it is there
         end = self._scan(fragment)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+
+from providers.dialects.loose import loads
 
 
 class Function(msgspec.Struct, gc=False):
@@ -20,6 +21,14 @@ class Entry(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: Function | None = None
+    extra_content: Any = None
+
+    @property
+    def signature(self) -> str:
+        """Gemini's, which it wants back with the call."""
+        google = self.extra_content.get("google") if isinstance(self.extra_content, dict) else None
+        signature = google.get("thought_signature") if isinstance(google, dict) else None
+        return signature if isinstance(signature, str) else ""
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -72,22 +81,6 @@ def read_chunk(data: bytes) -> Chunk | None:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _chunk(loads(data))
-
-
-def loads(data: bytes) -> Any:
-    """Any JSON, even with half an emoji in it; None for what is none."""
-    try:
-        return msgspec.json.decode(data)
-    except UnicodeDecodeError:
-        return None
-    except (msgspec.DecodeError, RecursionError):
-        if b"\\u" not in data:
-            return None
-    try:
-        text = json.dumps(json.loads(data), ensure_ascii=False)
-        return json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
-    except (ValueError, RecursionError):
-        return None
 
 
 def _chunk(value: Any) -> Chunk | None:
@@ -159,7 +152,12 @@ def _texts(value: Any, kinds: Iterable[str] | None = None) -> str | None:
 
 
 def _entry(value: dict[str, Any]) -> Entry:
-    return Entry(_index(value.get("index")), _string(value.get("id")), _function(value.get("function")))
+    return Entry(
+        _index(value.get("index")),
+        _string(value.get("id")),
+        _function(value.get("function")),
+        value.get("extra_content"),
+    )
 
 
 def _function(value: Any) -> Function | None:

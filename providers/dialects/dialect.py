@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from providers.dialects.lessons import Lesson
 from providers.errors import UpstreamError
 from providers.messages import MessagesRequest
 from providers.routing import Endpoint
@@ -30,6 +31,7 @@ class Exchange(msgspec.Struct, frozen=True):
     request_id: str
     key_id: str  # who asks: only ever used inside a keyed digest
     secret: bytes  # signs state that travels through the client
+    lessons: tuple[Lesson, ...] = ()  # what this provider's refusals have taught
 
     @property
     def streams(self) -> bool:

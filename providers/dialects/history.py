@@ -20,6 +20,7 @@ from providers.state import State, unseal
 BILLING_LINE = "x-anthropic-billing-header:"
 # What a server tool of another vendor brought is retold this far.
 LONGEST_RETOLD = 4096
+INTERRUPTED = "[no result: the call was interrupted]"
 
 
 class Text(msgspec.Struct):
@@ -72,8 +73,9 @@ class Turn(msgspec.Struct):
         return [part for part in self.parts if isinstance(part, Call)]
 
 
-def read_turns(request: MessagesRequest, habits: Habits, secret: bytes) -> list[Turn]:
-    reader = _Reader(habits, secret)
+def read_turns(request: MessagesRequest, habits: Habits, secret: bytes, dialect: str) -> list[Turn]:
+    """`dialect` is whose own state may be given back to it."""
+    reader = _Reader(habits, secret, dialect)
     last_user = max((at for at, message in enumerate(request.messages) if message.role == "user"), default=-1)
     turns: list[Turn] = []
     for at, message in enumerate(request.messages):
@@ -122,6 +124,20 @@ def _match(turns: list[Turn], ids: CallIds) -> None:
         calls = {}
 
 
+_ERROR_BEGINNINGS = ("error", "<tool_use_error>", "[tool error")
+
+
+def result_text(result: Result | None) -> str:
+    """What a call brought, as one text; never empty, since many refuse that."""
+    if result is None:
+        return INTERRUPTED
+    text = "\n".join(part.text for part in result.parts if isinstance(part, Text))
+    if not text:
+        text = "(attached below)" if result.parts else "(no output)"
+    marked = text.lower().startswith(_ERROR_BEGINNINGS)
+    return f"Error: {text}" if result.is_error and not marked else text
+
+
 def system_text(request: MessagesRequest) -> str:
     return _joined_system(block["text"] for block in request.system_blocks() if isinstance(block.get("text"), str))
 
@@ -138,9 +154,10 @@ def _without_billing_line(text: str) -> str:
 class _Reader:
     """Blocks to parts, as far as this upstream can take them."""
 
-    def __init__(self, habits: Habits, secret: bytes) -> None:
+    def __init__(self, habits: Habits, secret: bytes, dialect: str) -> None:
         self._habits = habits
         self._secret = secret
+        self._origin = (dialect, habits.family)
 
     def turns(self, message: Message) -> Iterator[Turn]:
         blocks = message.blocks()
@@ -184,7 +201,7 @@ class _Reader:
         if self._habits.reasoning_history == "none":
             return
         state = unseal(block.get("signature"), self._secret)
-        if state is not None and (state.dialect, state.family) != ("openai", self._habits.family):
+        if state is not None and (state.dialect, state.family) != self._origin:
             state = None
         yield Thinking((state.reasoning if state else "") or block["thinking"], state)
 

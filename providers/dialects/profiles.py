@@ -14,8 +14,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from providers.dialects.dialect import Exchange
+from providers.dialects.lessons import REASONING_DEMANDED, STATE_REFUSED
 from providers.routing import Endpoint
 
+MOST_KNOWN = 256
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
@@ -55,7 +58,7 @@ class Habits(msgspec.Struct, frozen=True):
     efforts: tuple[str, ...] = ("low", "medium", "high")
     # Models that reason, as patterns: the others get no effort, these no sampling parameters. None: not known.
     reasoning_models: tuple[str, ...] | None = None
-    reasoning_history: Literal["none", "reasoning_content", "reasoning_details"] = "none"
+    reasoning_history: Literal["none", "reasoning_content", "reasoning_details", "thought_signature", "items"] = "none"
     reasoning_filler: str | None = None  # in place of reasoning that is lost, where the key is demanded
     thinking: Literal["show", "hide"] = "show"
 
@@ -106,7 +109,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
     "qwen": {"reasoning": "qwen", "reasoning_history": "reasoning_content", "forced_choice_when_thinking": False},
     "groq": {"max_tokens_field": "max_completion_tokens"},
     "xai": {"max_tokens_field": "max_completion_tokens", "reasoning_outside": True},
-    "gemini": {"reasoning_outside": True},
+    "gemini": {"reasoning_outside": True, "reasoning_history": "thought_signature"},
     "ollama": {"top_k": True},
     "vllm": {"top_k": True, "prefill": "continue"},
     "generic": {},
@@ -128,7 +131,33 @@ HOSTS: tuple[tuple[str, str], ...] = (
 )
 
 
+def habits_of(exchange: Exchange) -> Habits:
+    """Those of the provider, and what its refusals have taught since."""
+    ours = habits(exchange.endpoint)
+    taught = {lesson.field for lesson in exchange.lessons}
+    if REASONING_DEMANDED in taught:
+        return msgspec.structs.replace(
+            ours, reasoning_history="reasoning_content", reasoning_filler=ours.reasoning_filler or " "
+        )
+    return msgspec.structs.replace(ours, reasoning_history="none") if STATE_REFUSED in taught else ours
+
+
+_known: dict[int, tuple[Endpoint, Habits]] = {}
+
+
 def habits(endpoint: Endpoint) -> Habits:
+    """Worked out once for each row of the configuration."""
+    known = _known.get(id(endpoint))
+    if known is not None and known[0] is endpoint:
+        return known[1]
+    if len(_known) >= MOST_KNOWN:
+        _known.clear()
+    found = _habits(endpoint)
+    _known[id(endpoint)] = (endpoint, found)
+    return found
+
+
+def _habits(endpoint: Endpoint) -> Habits:
     name, options = profile_name(endpoint), endpoint.options
     row = {"family": name if name != "generic" else urlsplit(endpoint.base_url).hostname or "", **PROFILES[name]}
     given = {field: options[field] for field in options if field in _FIELDS}

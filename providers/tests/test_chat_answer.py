@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.dialects.arguments import Arguments, mended, repaired
-from providers.dialects.chat import ChatAnswer, stop_reason, usage_of
+from providers.dialects.chat import STOP_REASONS, ChatAnswer, usage_of
+from providers.dialects.foreign import stop_reason
+from providers.dialects.names import ToolNames
 from providers.dialects.think_tags import ThinkTags
 from providers.errors import AccountRefused, BrokenStream, Overloaded, RateLimited, Refused, UpstreamError
 from providers.state import unseal
@@ -454,7 +456,7 @@ def test_a_call_without_a_name_is_the_only_tool_or_none() -> None:
 def test_a_shortened_name_comes_back_in_full() -> None:
     full = "mcp__server__" + "x" * 70
     answer = ChatAnswer(exchange(tools=[tool(full)]), "text/event-stream")
-    short = answer._names.sent(full)
+    short = ToolNames([full]).sent(full)
     assert content(chunk(call(0, A, short)), CALLED, tools=[tool(full)]) == [(full, A)]
 
 
@@ -544,8 +546,9 @@ def test_nothing_is_an_empty_object(text: str) -> None:
     ],
 )
 def test_finish_reason_becomes_stop_reason(finish: str, without_tool: str, with_tool: str) -> None:
-    assert stop_reason(finish) == without_tool
-    assert stop_reason(finish, tool_used=True) == with_tool
+    meaning = STOP_REASONS.get(finish.lower(), "end_turn")
+    assert stop_reason(meaning) == without_tool
+    assert stop_reason(meaning, tool_used=True) == with_tool
 
 
 def test_a_call_that_was_cut_by_the_limit_is_no_call_to_run() -> None:

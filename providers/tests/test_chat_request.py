@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.dialects.chat import DIALECT
-from providers.dialects.chat_request import INTERRUPTED, nearest
+from providers.dialects.history import INTERRUPTED
+from providers.dialects.reasoning import nearest
 from providers.dialects.names import CallIds, ToolNames
 from providers.dialects.profiles import PROFILES, habits
 from providers.dialects.tools import cleaned, is_strict

@@ -1,0 +1,91 @@
+"""What a client asks for besides the conversation, in no upstream's words yet: both foreign languages write from it."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from providers.dialects.dialect import Exchange
+from providers.dialects.history import system_text
+from providers.dialects.names import ToolNames
+from providers.dialects.profiles import Habits
+from providers.dialects.reasoning import thinks
+from providers.errors import BadMessage
+from providers.messages import MessagesRequest, Tool
+
+
+def refuse_the_impossible(request: MessagesRequest) -> None:
+    """What would silently change the answer if it were dropped."""
+    if request.mcp_servers:
+        raise BadMessage("mcp_servers: not available on this route: the model would lack their tools")
+    if request.safeguards:
+        raise BadMessage("safeguards: not available on this route")
+    if request.thread is not None and (not isinstance(request.thread, dict) or request.thread.get("type") != "create"):
+        raise BadMessage("thread: only new threads are available on this route")
+    if request.max_tokens == 0:
+        raise BadMessage("max_tokens: 0 is not available on this route")
+
+
+def tool_names(request: MessagesRequest, ours: Habits, offered: list[Tool]) -> ToolNames:
+    """Every name the request speaks of; what is offered comes first and wins where names fall together."""
+    spoken = [str(tool.get("name")) for tool in offered]
+    for message in request.messages:
+        if message.role == "assistant":
+            spoken += [block["name"] for block in message.blocks() if block["type"] == "tool_use"]
+    return ToolNames(spoken, ours.tool_name_limit)
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which tool the model must call: `auto`, `any`, `none`, or `tool` with its name."""
+
+    kind: str
+    name: str = ""
+
+
+def choice(request: MessagesRequest, ours: Habits, offered: list[Tool]) -> Choice | None:
+    """None where the client did not say; raises BadMessage where nothing offered could be what it demands."""
+    wanted = request.tool_choice or {}
+    kind, name = wanted.get("type"), str(wanted.get("name"))
+    if kind in {"any", "tool"}:
+        _refuse_the_absent(request, kind, name, offered)
+        if not ours.forced_choice_when_thinking and thinks(request):
+            return Choice("auto")
+    return Choice(kind, name if kind == "tool" else "") if kind in {"auto", "any", "none", "tool"} else None
+
+
+def _refuse_the_absent(request: MessagesRequest, kind: str, name: str, offered: list[Tool]) -> None:
+    if kind == "tool" and not any(tool.get("name") == name for tool in offered):
+        raise BadMessage(f"tool_choice: the tool {name!r} is not available on this route")
+    if kind == "any" and not offered:
+        absent = ", ".join(str(tool.get("name")) for tool in request.tools or ()) or "no tool"
+        raise BadMessage(f"tool_choice: a tool is demanded and none can be offered on this route ({absent})")
+
+
+def forbids_parallel_calls(request: MessagesRequest) -> bool:
+    return (request.tool_choice or {}).get("disable_parallel_tool_use") is True
+
+
+def has_calls(request: MessagesRequest) -> bool:
+    return any(block["type"] == "tool_use" for message in request.messages for block in message.blocks())
+
+
+def wanted_schema(request: MessagesRequest) -> Mapping[str, Any] | None:
+    """Of the answer, where it must be JSON of a certain shape."""
+    wanted = (request.output_config or {}).get("format") or request.output_format
+    schema = wanted.get("schema") if isinstance(wanted, dict) and wanted.get("type") == "json_schema" else None
+    return schema if isinstance(schema, dict) else None
+
+
+def stop_sequences(request: MessagesRequest) -> list[str]:
+    """Those that can stop anything: white space alone is no reason to end."""
+    return [stop for stop in request.stop_sequences or () if stop.strip()]
+
+
+def cache_key(exchange: Exchange) -> str:
+    """Stable in a session, and nobody can tell from it whose session it is."""
+    session = exchange.headers.get("x-claude-code-session-id") or ""
+    about = session or f"{exchange.key_id}\0{system_text(exchange.request)[:1024]}"
+    return hmac.digest(exchange.secret, b"prompt cache\0" + about.encode("utf-8", "replace"), "sha256").hex()[:32]
