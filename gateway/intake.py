@@ -17,6 +17,7 @@ from gateway.configuration import Snapshot
 from providers import identity
 from providers.dialects import Exchange
 from providers.dialects.anthropic import is_plain
+from providers.dialects.lessons import Lesson
 from providers.errors import (
     BadMessage,
     KeyRefused,
@@ -51,7 +52,7 @@ class Question(msgspec.Struct, frozen=True):
     request_id: str
     candidates: list[Candidate]
 
-    def towards(self, candidate: Candidate, secret: bytes) -> Exchange:
+    def towards(self, candidate: Candidate, secret: bytes, lessons: tuple[Lesson, ...] = ()) -> Exchange:
         """The same question as one candidate's dialect needs it."""
         return Exchange(
             request=self.request,
@@ -63,6 +64,7 @@ class Question(msgspec.Struct, frozen=True):
             request_id=self.request_id,
             key_id=str(self.caller.key.id),
             secret=secret,
+            lessons=lessons,
         )
 
     def headers_for(self, candidate: Candidate) -> dict[str, str]:

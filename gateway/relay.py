@@ -32,6 +32,7 @@ from gateway.intake import Question
 from gateway.runtime import Runtime
 from providers import tokens
 from providers.dialects import DIALECTS, Answer, Dialect, Exchange
+from providers.dialects.lessons import LEARNT, Lesson
 from providers.errors import (
     BrokenOff,
     BrokenStream,
@@ -39,6 +40,7 @@ from providers.errors import (
     NotServed,
     ProxyError,
     RateLimited,
+    Refused,
     TimedOut,
     Unreachable,
     UpstreamError,
@@ -56,6 +58,8 @@ WAITING = b": waiting\n\n"
 MOST_ANSWER = 64 * 1024 * 1024
 # After the reason to stop is known, usage may still follow; so long is it waited for, in seconds.
 USAGE_GRACE, LAST_GRACE = 2.0, 0.1
+# A provider that finds fault with one parameter after the other is asked so many times in all.
+MOST_LESSONS = 4
 # Up to here tokens are counted; beyond, characters are divided: counting 100 KB would cost more than relaying it.
 MOST_COUNTED = 8192
 
@@ -131,6 +135,7 @@ class Relay:
         self._meter: Meter | None = None
         self._committed = False  # the client has its 200
         self._fresh = False  # a kept connection was dead: the next call makes its own
+        self._lessons: tuple[Lesson, ...] = ()  # what this provider's refusals have taught
         self._next_sign = self._clock() + self._pace.commit_after  # when the client should hear from us
         self.provider = ""  # whose answer it is
         self.entry: Entry = runtime.ledger.begin(
@@ -191,17 +196,35 @@ class Relay:
     def _candidates(self) -> Iterator[Candidate]:
         """The next one to try, as long as the last failure leaves hope that another would do better."""
         for candidate in self._question.candidates:
+            self._lessons = LEARNT.of(candidate.endpoint.id, candidate.model)
             yield candidate
-            if isinstance(self._failures[-1], Unreachable) and self._failures[-1].stale:
+            while self._has_learnt(candidate):
+                yield candidate
+            failure = self._failures[-1]
+            if isinstance(failure, UpstreamError) and failure.again:
                 self._fresh = True
                 yield candidate
                 self._fresh = False
             if isinstance(self._failures[-1], UpstreamError) and not self._failures[-1].elsewhere:
                 return
 
+    def _has_learnt(self, candidate: Candidate) -> bool:
+        """Whether the last refusal taught how to ask this provider instead; then it was none."""
+        failure = self._failures[-1]
+        lesson = failure.lesson if isinstance(failure, Refused) else None
+        if lesson is None or lesson in self._lessons or len(self._lessons) >= MOST_LESSONS:
+            return False
+        before, self._lessons = self._exchange, (*self._lessons, lesson)
+        exchange = self._question.towards(candidate, self._runtime.state_secret, self._lessons)
+        if self._dialect.encode(exchange).body == self._dialect.encode(before).body:
+            return False
+        LEARNT.learn(candidate.endpoint.id, candidate.model, lesson)
+        self._failures.pop()
+        return True
+
     def _begin(self, candidate: Candidate) -> AbstractAsyncContextManager[Call]:
         """The call to one candidate, with its intent in the ledger."""
-        exchange = self._exchange = self._question.towards(candidate, self._runtime.state_secret)
+        exchange = self._exchange = self._question.towards(candidate, self._runtime.state_secret, self._lessons)
         outbound, headers = self._dialect.encode(exchange), self._question.headers_for(candidate)
         self.entry.open_attempt(candidate)
         self.entry.meter = Unanswered(exchange)

@@ -19,9 +19,12 @@ Every error is one sentence that says what to do next and holds no secret.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from providers.dialects.lessons import Lesson
 
 
 class ProxyError(Exception):
@@ -145,13 +148,15 @@ class UpstreamError(ProxyError):
     elsewhere = True  # worth trying the next candidate
     rank = 5
     reached = True
+    again = False  # worth one more try with the same provider
     # An Anthropic-format refusal goes back byte for byte: clients act on its wording.
     original: tuple[int, Mapping[str, str], bytes] | None = None
 
 
 class Unreachable(UpstreamError):
+    """`again`: a kept connection had died before, a fresh one may do."""
+
     rank = 4
-    stale = False  # a kept connection had died before: worth one more try on a fresh one
 
     def __init__(self, message: str, *, reached: bool) -> None:
         super().__init__(message)
@@ -187,4 +192,7 @@ class AccountRefused(UpstreamError):
 
 
 class Refused(UpstreamError):
+    lesson: Lesson | None = None  # what to change before the same provider is asked again
+    window: int | None = None  # the prompt was too long for this one: a larger one may take it
+
     status, kind, rank, elsewhere = 400, "invalid_request_error", 1, False

@@ -390,7 +390,7 @@ class Transport(httpx.AsyncBaseTransport):
                 ) from error
             if isinstance(error, aiohttp.ClientError | OSError):
                 failure = Unreachable("the provider closed the connection before it answered", reached=True)
-                failure.stale = reused
+                failure.again = reused
                 raise failure from error
             raise
         body = self._bodies[protocol] = Body(connection, payload, upload)

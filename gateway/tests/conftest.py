@@ -20,6 +20,7 @@ from accounting.spool import Spool
 from ccproxy_site.lean import LeanHandler
 from gateway import runtime
 from gateway.configuration import Snapshot
+from providers.dialects.lessons import LEARNT
 from providers.mock.server import running
 from providers.routing import Endpoint, Route, Routing, Timeouts
 
@@ -177,6 +178,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
     held = runtime.Runtime()
     held.ledger = Ledger(Spool(tmp_path / "spool", segment_bytes=256 * 1024))
     before = runtime.replace(held)
+    LEARNT.forget()
     yield Gateway(held)
     runtime.replace(before)
     await held.upstreams.close()

@@ -102,6 +102,9 @@ class Lessons:
             del self._learnt[(provider, model)]
         return tuple(known)
 
+    def forget(self) -> None:
+        self._learnt.clear()
+
     def of_provider(self, provider: int) -> dict[str, tuple[Lesson, ...]]:
         """By model, for the one who asks what was learnt."""
         models = [model for known, model in self._learnt if known == provider]

@@ -15,7 +15,9 @@ from typing import Any
 import msgspec
 
 from providers.dialects.dialect import Exchange
+from providers.dialects.lessons import REASONING_DEMANDED, STATE_REFUSED, Lesson
 from providers.dialects.overflow import Figures, figures_of
+from providers.dialects.repairs import lesson_of
 from providers.errors import (
     AccountRefused,
     BrokenStream,
@@ -31,6 +33,7 @@ from providers.messages import Block, MessagesRequest
 LONGEST_BODY = 64 * 1024
 LONGEST_READ = 8000  # characters of a message that are looked at
 LONGEST_MESSAGE = 2000  # and that are told
+LEAST_ROOM, SPARE_ROOM = 1024, 64  # tokens: less room for an answer is none; so much is left as it is
 LONGEST_WAIT = 30  # seconds: told to wait longer, clients give up at once
 USUAL_WAIT = 5
 
@@ -199,9 +202,12 @@ class Rule(msgspec.Struct, frozen=True):
     unless: re.Pattern[str] | None = None
     holding: str = ""  # a type of block that the request must hold
     not_with: frozenset[int] = frozenset()  # statuses that mean something else whatever the text
+    when: Callable[[Case], bool] | None = None  # in place of all the above
 
     def matches(self, case: Case) -> bool:
         report = case.report
+        if self.when is not None:
+            return self.when(case)
         if report.status in self.not_with or (self.unless and self.unless.search(report.message)):
             return False
         named = report.status in self.statuses or bool(report.names & self.names)
@@ -244,7 +250,9 @@ def _overflow(case: Case) -> UpstreamError:
         requested=requested,
         limit=found.limit,
     )
-    return Refused(message, code="context_overflow", details=details)
+    error = Refused(message, code="context_overflow", details=details)
+    error.window = found.limit or 0
+    return error
 
 
 def _max_tokens_overflow(case: Case, found: Figures) -> UpstreamError | None:
@@ -267,7 +275,11 @@ def _max_tokens_overflow(case: Case, found: Figures) -> UpstreamError | None:
         requested=found.prompt + completion,
         limit=found.limit,
     )
-    return Refused(message, code="max_tokens_overflow", details=details)
+    error = Refused(message, code="max_tokens_overflow", details=details)
+    room = found.limit - found.prompt - SPARE_ROOM
+    if room >= LEAST_ROOM:
+        error.lesson = Lesson("max_tokens", most=room, lasts=False)
+    return error
 
 
 def _figures(case: Case) -> Figures:
@@ -280,6 +292,27 @@ def _figures(case: Case) -> Figures:
 def _too_large(case: Case) -> UpstreamError:
     error = Refused(said(case), code="request_too_large", details=_suggest("send fewer or smaller files and pictures"))
     error.status, error.kind, error.elsewhere = 413, "request_too_large", True
+    return error
+
+
+def _lesson(case: Case) -> Lesson | None:
+    report = case.report
+    if case.exchange is None or report.status not in {400, 422}:
+        return None
+    return lesson_of(report.message, report.code, report.fields)
+
+
+def _parameter(case: Case) -> UpstreamError:
+    error = Refused(said(case), code="parameter_refused", details=_suggest("change the request as the message says"))
+    error.lesson = _lesson(case)
+    return error
+
+
+def _state(case: Case) -> UpstreamError:
+    """What the client carried for the provider is not taken, or was lost on the way."""
+    error = Refused(said(case), code="reasoning_state_refused", details=_suggest("start a new session"))
+    demanded = "reasoning_content" in case.report.message
+    error.lesson = Lesson(REASONING_DEMANDED) if demanded else Lesson(STATE_REFUSED, lasts=False)
     return error
 
 
@@ -347,6 +380,12 @@ def _refused(case: Case) -> UpstreamError:
     return Refused(said(case), details=_suggest("change the request as the message says"))
 
 
+def _conflict(case: Case) -> UpstreamError:
+    error = _upstream(case)
+    error.again = True
+    return error
+
+
 def _upstream(case: Case) -> UpstreamError:
     """Nothing we know; told with what they said."""
     return UpstreamError(f"the provider answered with an error: {said(case)}", details=_suggest("try again"))
@@ -393,6 +432,7 @@ RULES: tuple[Rule, ...] = (
         text=_pattern("request entity too large", "payload too large", "body exceeded"),
         unless=_RATE_TEXT,
     ),
+    Rule("parameter", _parameter, when=lambda case: _lesson(case) is not None),
     Rule(
         "image",
         _image,
@@ -416,6 +456,18 @@ RULES: tuple[Rule, ...] = (
         ),
         holding="document",
         not_with=frozenset({401, 402, 429, 529}),
+    ),
+    Rule(
+        "reasoning state",
+        _state,
+        names=frozenset({"invalid_encrypted_content"}),
+        text=_pattern(
+            "encrypted content",
+            "thought[_ ]signature",
+            r"reasoning_content.{0,80}(?:must be passed back|missing|required)",
+            r"(?:missing|must (?:contain|have|include)).{0,40}reasoning_content",
+        ),
+        not_with=frozenset({401, 402, 403, 404, 429, 500, 502, 503, 504, 529}),
     ),
     Rule(
         "moderation",
@@ -468,7 +520,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("timed out", _timed_out, statuses=frozenset({408})),
     Rule("failed", _failed, statuses=frozenset({500, 502, 503, 504, 530, *range(520, 528)})),
-    Rule("conflict", _upstream, statuses=frozenset({409, 425})),
+    Rule("conflict", _conflict, statuses=frozenset({409, 425})),
     Rule("refused", _refused, statuses=frozenset({400, 422})),
 )
 

@@ -125,11 +125,11 @@ async def test_a_kept_connection_that_has_died_is_told_from_a_provider_that_refu
         await ask(upstreams, server.url)
         failure = (await ask(upstreams, server.url)).failure
         assert isinstance(failure, Unreachable)
-        assert (failure.reached, failure.stale) == (True, True)
+        assert (failure.reached, failure.again) == (True, True)
     async with serving(says()) as server:
         failure = (await ask(upstreams, server.url)).failure
         assert isinstance(failure, Unreachable)
-        assert (failure.reached, failure.stale) == (True, False)
+        assert (failure.reached, failure.again) == (True, False)
 
 
 async def test_what_never_left_is_told_from_what_may_have_been_read(upstreams: Upstreams) -> None:

@@ -1,0 +1,135 @@
+"""Refusals of a parameter, in the words of those who refuse it, and what is done about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from providers.dialects.lessons import Lesson, Lessons, apply
+from providers.dialects.repairs import lesson_of
+
+UNSUPPORTED = "unsupported_parameter"
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "fields", "lesson"),
+    [
+        (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            UNSUPPORTED,
+            {"param": "max_tokens"},
+            Lesson("max_tokens", instead="max_completion_tokens"),
+        ),
+        (
+            "max_tokens is too large: 128000. This model supports at most 16384 completion tokens, whereas you"
+            " provided 128000.",
+            "invalid_value",
+            {"param": "max_tokens"},
+            Lesson("max_tokens", most=16384),
+        ),
+        (
+            "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]",
+            "",
+            {},
+            Lesson("max_tokens", most=8192),
+        ),
+        ("Range of max_tokens should be [1, 8192]", "", {}, Lesson("max_tokens", most=8192)),
+        (
+            "`max_tokens` must be less than or equal to `32768`, the maximum value for `max_tokens`",
+            "",
+            {},
+            Lesson("max_tokens", most=32768),
+        ),
+        (
+            "Unrecognized request argument supplied: max_completion_tokens",
+            "",
+            {},
+            Lesson("max_completion_tokens", instead="max_tokens"),
+        ),
+        (
+            "Unsupported value: 'temperature' does not support 0.2 with this model. Only the default (1) value is"
+            " supported.",
+            "unsupported_value",
+            {"param": "temperature"},
+            Lesson("temperature"),
+        ),
+        ("Unrecognized request argument supplied: reasoning_effort", "", {}, Lesson("reasoning_effort")),
+        ("Unknown parameter: 'prompt_cache_key'.", "unknown_parameter", {}, Lesson("prompt_cache_key")),
+        ("property 'service_tier' is unsupported", "", {}, Lesson("service_tier")),
+        ("'stop' is not supported with this model", UNSUPPORTED, {"param": "stop"}, Lesson("stop")),
+        (
+            "Extra inputs are not permitted",
+            "",
+            {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]},
+            Lesson("stream_options"),
+        ),
+        (
+            "Your organization must be verified to generate reasoning summaries.",
+            "unsupported_value",
+            {"param": "reasoning.summary"},
+            Lesson("reasoning.summary"),
+        ),
+        ("tool_choice 'required' is not supported in thinking mode", "", {}, Lesson("tool_choice")),
+        (
+            "Invalid schema for function 'f': 'strict' is not supported",
+            "",
+            {"param": "tools[0].function.strict"},
+            Lesson("tools.strict"),
+        ),
+        ("Invalid value for 'model': no such model", "", {"param": "model"}, None),
+        ("messages with role user must be followed by the assistant, to stop thinking is not allowed", "", {}, None),
+        ("temperature is a lovely thing", "", {}, None),
+        ("Invalid 'messages[2].content'", "invalid_value", {"param": "messages[2].content"}, None),
+    ],
+)
+def test_a_refusal_is_read_as_a_lesson(message: str, code: str, fields: dict[str, Any], lesson: Lesson | None) -> None:
+    assert lesson_of(message, code, fields) == lesson
+
+
+@pytest.mark.parametrize(
+    ("lesson", "before", "after"),
+    [
+        (Lesson("temperature"), {"temperature": 1, "top_p": 1}, {"top_p": 1}),
+        (Lesson("temperature"), {}, {}),
+        (Lesson("max_tokens", instead="max_completion_tokens"), {"max_tokens": 5}, {"max_completion_tokens": 5}),
+        (Lesson("max_tokens", most=9), {"max_completion_tokens": 50}, {"max_completion_tokens": 9}),
+        (Lesson("max_tokens", most=9), {"max_output_tokens": 5}, {"max_output_tokens": 5}),
+        (
+            Lesson("reasoning.summary"),
+            {"reasoning": {"effort": "low", "summary": "auto"}},
+            {"reasoning": {"effort": "low"}},
+        ),
+        (Lesson("reasoning.summary"), {"reasoning": {"summary": "auto"}}, {}),
+        (
+            Lesson("tools.strict"),
+            {"tools": [{"function": {"name": "f", "strict": True}}, {"name": "g", "strict": True}]},
+            {"tools": [{"function": {"name": "f"}}, {"name": "g", "strict": False}]},
+        ),
+    ],
+)
+def test_a_lesson_changes_the_request(lesson: Lesson, before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert apply(before, [lesson]) == after
+
+
+def test_lessons_are_kept_for_an_hour_and_the_last_word_on_a_parameter_counts() -> None:
+    now = [0.0]
+    lessons = Lessons(clock=lambda: now[0])
+    lessons.learn(1, "m", Lesson("temperature"))
+    lessons.learn(1, "m", Lesson("max_tokens", most=9000))
+    lessons.learn(1, "m", Lesson("max_tokens", most=4000))
+    lessons.learn(1, "m", Lesson("max_tokens", most=1, lasts=False))
+    now[0] = 3599.0
+    assert lessons.of(1, "m") == (Lesson("temperature"), Lesson("max_tokens", most=4000))
+    assert lessons.of(2, "m") == lessons.of(1, "n") == ()
+    assert lessons.of_provider(1) == {"m": (Lesson("temperature"), Lesson("max_tokens", most=4000))}
+    now[0] = 3600.0
+    assert lessons.of(1, "m") == ()
+    assert lessons.of_provider(1) == {}
+
+
+def test_only_so_many_lessons_are_kept() -> None:
+    lessons = Lessons(most=2)
+    for provider in (1, 2, 3):
+        lessons.learn(provider, "m", Lesson("top_p"))
+    assert [bool(lessons.of(provider, "m")) for provider in (1, 2, 3)] == [False, True, True]
