@@ -23,7 +23,10 @@ LONGEST_RETOLD = 4096
 INTERRUPTED = "[no result: the call was interrupted]"
 
 
-class Text(msgspec.Struct):
+_encode = msgspec.json.Encoder().encode
+
+
+class Text(msgspec.Struct, gc=False):
     text: str
 
 
@@ -65,12 +68,20 @@ class Result(msgspec.Struct):
 Part: TypeAlias = Text | SystemText | Image | File | Thinking | Call | Result
 
 
+_SPOKEN = (Text, Call)
+
+
 class Turn(msgspec.Struct):
     assistant: bool
     parts: list[Part]
 
     def calls(self) -> list[Call]:
         return [part for part in self.parts if isinstance(part, Call)]
+
+    @property
+    def says_something(self) -> bool:
+        """Thinking alone is no turn of an assistant."""
+        return not self.assistant or any(isinstance(part, _SPOKEN) for part in self.parts)
 
 
 def read_turns(request: MessagesRequest, habits: Habits, secret: bytes, dialect: str) -> list[Turn]:
@@ -79,25 +90,24 @@ def read_turns(request: MessagesRequest, habits: Habits, secret: bytes, dialect:
     last_user = max((at for at, message in enumerate(request.messages) if message.role == "user"), default=-1)
     turns: list[Turn] = []
     for at, message in enumerate(request.messages):
-        if message.clear_at == "next_user_message" and at < last_user:
-            continue
-        for turn in reader.turns(message):
-            _append(turns, turn)
-    spoken: list[Turn] = []
-    for turn in turns:
-        if not turn.assistant or any(isinstance(part, Text | Call) for part in turn.parts):
-            _append(spoken, turn)
-    _match(spoken, CallIds(habits.tool_id_limit))
-    return spoken
+        if message.clear_at != "next_user_message" or at > last_user:
+            reader.read(message, turns)
+    if not all(turn.says_something for turn in turns):
+        turns, silent = [], turns
+        for turn in silent:
+            if turn.says_something:
+                _append(turns, turn.assistant, turn.parts)
+    _match(turns, CallIds(habits.tool_id_limit))
+    return turns
 
 
-def _append(turns: list[Turn], turn: Turn) -> None:
-    if not turn.parts:
+def _append(turns: list[Turn], assistant: bool, parts: list[Part]) -> None:
+    if not parts:
         return
-    if turns and turns[-1].assistant == turn.assistant:
-        turns[-1].parts.extend(turn.parts)
+    if turns and turns[-1].assistant == assistant:
+        turns[-1].parts.extend(parts)
     else:
-        turns.append(turn)
+        turns.append(Turn(assistant, parts))
 
 
 def _match(turns: list[Turn], ids: CallIds) -> None:
@@ -125,6 +135,7 @@ def _match(turns: list[Turn], ids: CallIds) -> None:
 
 
 _ERROR_BEGINNINGS = ("error", "<tool_use_error>", "[tool error")
+LONGEST_BEGINNING = 20
 
 
 def result_text(result: Result | None) -> str:
@@ -134,8 +145,9 @@ def result_text(result: Result | None) -> str:
     text = "\n".join(part.text for part in result.parts if isinstance(part, Text))
     if not text:
         text = "(attached below)" if result.parts else "(no output)"
-    marked = text.lower().startswith(_ERROR_BEGINNINGS)
-    return f"Error: {text}" if result.is_error and not marked else text
+    if not result.is_error or text[:LONGEST_BEGINNING].lower().startswith(_ERROR_BEGINNINGS):
+        return text
+    return f"Error: {text}"
 
 
 def system_text(request: MessagesRequest) -> str:
@@ -159,17 +171,25 @@ class _Reader:
         self._secret = secret
         self._origin = (dialect, habits.family)
 
-    def turns(self, message: Message) -> Iterator[Turn]:
+    def read(self, message: Message, turns: list[Turn]) -> None:
         blocks = message.blocks()
+        parts: list[Part] = []
         if message.role == "assistant":
-            # What a compacted conversation was about is told by the user.
-            compacted = [block for block in blocks if block["type"] == "compaction"]
-            yield Turn(False, [Text(text) for block in compacted if (text := "\n".join(text_of(block)))])
-            yield Turn(True, [part for block in blocks for part in self._said(block)])
+            compacted: list[Part] = []
+            for block in blocks:
+                if block["type"] == "compaction":
+                    # What a compacted conversation was about is told by the user.
+                    compacted.extend(_texts("\n".join(text_of(block))))
+                else:
+                    self._said(block, parts)
+            _append(turns, False, compacted)
+            _append(turns, True, parts)
         elif message.role == "user":
-            yield Turn(False, [part for block in blocks for part in self._shown(block)])
+            for block in blocks:
+                self._shown(block, parts)
+            _append(turns, False, parts)
         else:
-            yield Turn(False, self._system(blocks))
+            _append(turns, False, self._system(blocks))
 
     def _system(self, blocks: list[Block]) -> list[Part]:
         text = _joined_system(block["text"] for block in blocks if block["type"] == "text")
@@ -180,22 +200,22 @@ class _Reader:
         reminder = text if text.startswith("<system-reminder>") else f"<system-reminder>\n{text}\n</system-reminder>"
         return [Text(reminder)]
 
-    def _said(self, block: Block) -> Iterator[Part]:
+    def _said(self, block: Block, parts: list[Part]) -> None:
         """A block of the assistant's."""
         kind = block["type"]
         if kind == "text":
-            if block["text"].strip():
-                yield Text(block["text"])
+            if not block["text"].isspace() and block["text"]:
+                parts.append(Text(block["text"]))
         elif kind == "tool_use":
-            yield Call(block["id"], block["name"], _arguments(block.get("input")))
+            parts.append(Call(block["id"], block["name"], _arguments(block.get("input"))))
         elif kind == "thinking":
-            yield from self._thought(block)
+            parts.extend(self._thought(block))
         elif kind == "server_tool_use":
-            yield Text(_server_call(block))
+            parts.append(Text(_server_call(block)))
         elif kind.endswith("_tool_result"):
-            yield from _texts(_retold(block.get("content"))[:LONGEST_RETOLD])
-        elif kind not in {"redacted_thinking", "compaction"}:
-            yield from _texts(_one_line(block))
+            parts.extend(_texts(_retold(block.get("content"))[:LONGEST_RETOLD]))
+        elif kind != "redacted_thinking":
+            parts.extend(_texts(_one_line(block)))
 
     def _thought(self, block: Block) -> Iterator[Part]:
         if self._habits.reasoning_history == "none":
@@ -205,16 +225,22 @@ class _Reader:
             state = None
         yield Thinking((state.reasoning if state else "") or block["thinking"], state)
 
-    def _shown(self, block: Block) -> Iterator[Part]:
+    def _shown(self, block: Block, parts: list[Part]) -> None:
         """A block of the user's."""
         if block["type"] == "tool_result":
-            yield Result(block["tool_use_id"], self._result(block.get("content")), block.get("is_error") is True)
+            shown = self._result(block.get("content"))
+            parts.append(Result(block["tool_use_id"], shown, block.get("is_error") is True))
+        elif block["type"] == "text":
+            if block["text"]:
+                parts.append(Text(block["text"]))
         else:
-            yield from self._content(block)
+            parts.extend(self._content(block))
 
     def _result(self, content: Any) -> list[Text | Image | File]:
-        if content is None or isinstance(content, str):
+        if isinstance(content, str):
             return [Text(content)] if content else []
+        if content is None:
+            return []
         if not isinstance(content, list):
             return [Text(_compact(content))]
         return [
@@ -262,6 +288,8 @@ class _Reader:
             raise BadMessage("messages: file sources are not available on this route: send the document itself")
         elif kind == "base64":
             yield self._pdf(block, source)
+        elif kind == "url" and self._habits.document_addresses and isinstance(source.get("url"), str):
+            yield File("", source["url"])
         else:
             yield from self._wrapped(block, source)
 
@@ -304,7 +332,7 @@ def _compact(value: Any) -> str:
 
 
 def _arguments(value: Any) -> str:
-    return "{}" if value is None else msgspec.json.encode(value).decode()
+    return "{}" if value is None else _encode(value).decode()
 
 
 _BEGINNINGS = (("iVBORw0KGgo", "png"), ("/9j/", "jpeg"), ("R0lGOD", "gif"), ("UklGR", "webp"))
