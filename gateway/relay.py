@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
+from django.conf import settings
 
 from accounting.ledger import (
     CANCELLED,
@@ -33,6 +34,7 @@ from gateway.runtime import Runtime
 from providers import tokens
 from providers.dialects import DIALECTS, Answer, Dialect, Exchange
 from providers.dialects.lessons import LEARNT, Lesson
+from providers.dialects.refusals import scrub
 from providers.errors import (
     BrokenOff,
     BrokenStream,
@@ -56,6 +58,7 @@ requests_log = logging.getLogger("ccproxy.requests")
 NO_ANSWER: Bill = (Usage(), ESTIMATED, "no answer")
 WAITING = b": waiting\n\n"
 MOST_ANSWER = 64 * 1024 * 1024
+PREVIEW = 200  # characters of an answer, in the log at debug level only
 # After the reason to stop is known, usage may still follow; so long is it waited for, in seconds.
 USAGE_GRACE, LAST_GRACE = 2.0, 0.1
 # A provider that finds fault with one parameter after the other is asked so many times in all.
@@ -165,7 +168,7 @@ class Relay:
                     if self._has_begun:
                         raise
                     self._note_failure(error)
-            raise most_useful(self._failures, self._question.request.model)
+            raise self._most_useful_failure()
         except Exception as error:
             last_word = self._break_off(error)
             if not self._committed:
@@ -185,7 +188,7 @@ class Relay:
                         return await self._reply(call)
                 except (UpstreamError, ClientError) as error:
                     self._note_failure(error)
-            raise most_useful(self._failures, self._question.request.model)
+            raise self._most_useful_failure()
         except Exception as error:
             raise self._break_off(error) from error
         finally:
@@ -339,7 +342,8 @@ class Relay:
             row.first_byte_ms = int((time.time() - row.started_at) * 1000)
         if answer.ended and not self.entry.settled and self._meter is not None:
             self.entry.close_attempt(COMPLETED, self._meter.final(), upstream_id=answer.upstream_id or "")
-            self.entry.settle(COMPLETED, stop_reason=answer.stop_reason or "")
+            odd = [*sorted(answer.notes), *map(str, self._lessons)]
+            self.entry.settle(COMPLETED, stop_reason=answer.stop_reason or "", reason="; ".join(odd))
 
     def _too_late(self) -> TimedOut:
         if self._clock() >= self._called_at + self._timeouts.total:
@@ -349,11 +353,21 @@ class Relay:
     def _note_failure(self, error: ProxyError) -> None:
         """A candidate gave nothing; what it may have billed stands under the request all the same."""
         self._failures.append(error)
+        if isinstance(error, UpstreamError) and error.preview:
+            logger.debug("request %s got no answer but %r", self.entry.request_id, scrub(error.preview))
         if self.entry.has_open_attempt:
             reached = not isinstance(error, UpstreamError) or error.reached
             self.entry.close_attempt(FAILED, self._failed_bill(error), reason=error.message, reached=reached)
         self._let_go()
         self._answer = self._meter = None
+
+    def _most_useful_failure(self) -> ProxyError:
+        """No candidate is left: of all failures the one that helps the client most, with who was tried."""
+        error = most_useful(self._failures, self._question.request.model)
+        if settings.EXPOSE_PROVIDER and self.entry.attempts:
+            tried = [{"provider": attempt.provider, "reason": attempt.reason} for attempt in self.entry.attempts]
+            error.details = {**(error.details or {}), "provider": tried[-1]["provider"], "attempts": tried}
+        return error
 
     def _failed_bill(self, error: ProxyError) -> Bill:
         if isinstance(error, UpstreamError) and not error.reached:
@@ -399,6 +413,8 @@ class Relay:
 
     def _say(self) -> None:
         """One line per request that was booked, on a logger of its own."""
+        if self._answer is not None and logger.isEnabledFor(logging.DEBUG):
+            logger.debug("request %s: %r", self.entry.request_id, scrub(self._answer.output_sample[:PREVIEW]))
         if not self.entry.settled or not requests_log.isEnabledFor(logging.INFO):
             return
         row, last = self.entry.row, self.entry.attempts[-1]

@@ -145,10 +145,12 @@ class UpstreamError(ProxyError):
     """`reached` says whether the request may have been read upstream: then it may be billed."""
 
     status = 502
+    code: str | None = "PROVIDER_UNAVAILABLE"
     elsewhere = True  # worth trying the next candidate
     rank = 5
     reached = True
     again = False  # worth one more try with the same provider
+    preview = ""  # how an answer began that was none, for the log
     # An Anthropic-format refusal goes back byte for byte: clients act on its wording.
     original: tuple[int, Mapping[str, str], bytes] | None = None
 
@@ -195,4 +197,4 @@ class Refused(UpstreamError):
     lesson: Lesson | None = None  # what to change before the same provider is asked again
     window: int | None = None  # the prompt was too long for this one: a larger one may take it
 
-    status, kind, rank, elsewhere = 400, "invalid_request_error", 1, False
+    status, kind, code, rank, elsewhere = 400, "invalid_request_error", None, 1, False

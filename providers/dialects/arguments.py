@@ -93,6 +93,8 @@ class Arguments:
 
     def _begin(self, fragment: str) -> str:
         self._held.append(fragment)
+        if len(self._held) > 1 and fragment.isspace():
+            return ""  # a model that loses itself in white space sends very much of it
         beginning = "".join(self._held) if len(self._held) > 1 else fragment
         if beginning[1:].lstrip()[:1] in ("", "}"):
             return ""

@@ -193,20 +193,34 @@ def detail_text(details: list[dict[str, Any]]) -> str:
     return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
+class _Pieces(list[str]):
+    """Of a text that grows."""
+
+
 def merge_details(items: list[dict[str, Any]], details: list[dict[str, Any]]) -> None:
-    """Adds pieces to their items, in place."""
+    """Adds pieces to their items, in place; texts that grow are kept in their pieces until `whole_details`."""
     for piece in details:
         key = (piece.get("type"), piece.get("index"), piece.get("id") if piece.get("index") is None else None)
         item = next((item for item in reversed(items) if _same_item(item, key)), None)
         if item is None or key[1:] == (None, None):
-            items.append(dict(piece))
-            continue
+            item = {}
+            items.append(item)
         for field, value in piece.items():
-            known = item.get(field)
-            if field in _GROWING and isinstance(known, str) and isinstance(value, str):
-                item[field] = known + value
-            elif value is not None:
+            if field in _GROWING and isinstance(value, str):
+                known = item.get(field)
+                if isinstance(known, _Pieces):
+                    known.append(value)
+                else:
+                    item[field] = _Pieces([value])
+            elif value is not None or field not in item:
                 item[field] = value
+
+
+def whole_details(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {field: "".join(value) if isinstance(value, _Pieces) else value for field, value in item.items()}
+        for item in items
+    ]
 
 
 def _same_item(item: dict[str, Any], key: tuple[Any, Any, Any]) -> bool:

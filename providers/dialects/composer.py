@@ -10,10 +10,12 @@ from collections import deque
 from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from providers import identity
 from providers.dialects import asked, tools
 from providers.dialects.arguments import BROKEN, Arguments, mended, parsed, repaired, same_json
-from providers.dialects.chat_chunks import merge_details
+from providers.dialects.chat_chunks import merge_details, whole_details
 from providers.dialects.dialect import Exchange
 from providers.dialects.names import ToolNames
 from providers.dialects.profiles import Habits
@@ -42,6 +44,7 @@ class Words:
         self.kind = kind
         self.pieces: list[str] = []
         self.details: list[dict[str, Any]] = []
+        self.ends = False  # what follows begins a block of its own
 
 
 class Call:
@@ -54,6 +57,7 @@ class Call:
         self.unsent: list[str] = []
         self.is_open = False
         self.is_closed = False
+        self.is_told = False  # all of it has come, complete or not
         self.next: Call | None = None  # begun by an object after this one's
         self.echo_of = echo_of  # set while it may turn out to be a repeat of that
 
@@ -80,7 +84,7 @@ class Composer:
         self._dialect = dialect
         self._queue: deque[Words | Call] = deque()  # from the open call on; empty while text flows
         self._run_together = 0
-        self._blank = ""  # white space that only text after it would justify
+        self._blank: list[str] = []  # white space that only text after it would justify
         stops = asked.stop_sequences(exchange.request)
         self._stops = Stops(stops) if stops else None
         self._tags = None if habits.think_tags == "no" else ThinkTags(opened=habits.think_tags == "open")
@@ -114,10 +118,12 @@ class Composer:
             return
         follows_text = bool(queue) and isinstance(queue[-1], Words) and queue[-1].kind == "text"
         if text.isspace() and not follows_text:
-            self._blank += text
+            self._blank.append(text)
             return
-        self._put("text", self._blank + text)
-        self._blank = ""
+        if self._blank:
+            text = "".join((*self._blank, text))
+            self._blank.clear()
+        self._put("text", text)
 
     def _until_stop(self, stops: Stops, text: str) -> str:
         if self.stopped_by is not None:
@@ -145,18 +151,50 @@ class Composer:
             self._emit(kind, text, details or [])
             return
         last = self._queue[-1]
-        if not isinstance(last, Words) or last.kind != kind:
+        if not isinstance(last, Words) or last.kind != kind or last.ends:
             last = Words(kind)
             self._queue.append(last)
         last.pieces.append(text)
         last.details.extend(details or [])
         self._advance()
 
+    def part(self, kind: str) -> None:
+        """What comes next of this kind begins a block of its own."""
+        if kind == "text":
+            self._say_held()
+        if not self._queue:
+            self._end_block(kind)
+        elif isinstance(last := self._queue[-1], Words) and last.kind == kind:
+            last.ends = True
+
+    def _end_block(self, kind: str) -> None:
+        if kind == "thinking":
+            self._end_thinking()
+        elif self.writer.block == kind:
+            self.writer.close()
+
+    def place(self, blocks: list[dict[str, Any]]) -> None:
+        """Whole blocks, at their place among the rest."""
+        self._say_held()
+        self._put("blocks", "", blocks)
+
+    def _place(self, block: dict[str, Any]) -> None:
+        given = block.get("input")
+        self.writer.open(block if given is None else {**block, "input": {}})
+        if given is not None:
+            self.writer.delta({"type": "input_json_delta", "partial_json": msgspec.json.encode(given).decode()})
+        self.writer.close()
+
     def _emit(self, kind: str, text: str, details: list[dict[str, Any]]) -> None:
         if kind == "text":
             self._end_thinking()
             self.writer.text(text)
             self.said_text = True
+            return
+        if kind == "blocks":
+            self._end_thinking()
+            for block in details:
+                self._place(block)
             return
         if self._habits.reasoning_history == "reasoning_content":
             self._thought.append(text)
@@ -180,7 +218,7 @@ class Composer:
             self._habits.family,
             self._exchange.model,
             "".join(self._thought),
-            self._details,
+            whole_details(self._details),
             self._signatures,
         )
         self.writer.sign(seal(state, self._exchange.secret))
@@ -195,7 +233,7 @@ class Composer:
 
     def begin_call(self) -> Call:
         self._say_held()
-        self._blank = ""
+        self._blank.clear()
         call = Call()
         self._queue.append(call)
         return call
@@ -231,6 +269,14 @@ class Composer:
         else:
             self._advance()
 
+    def complete(self, call: Call) -> None:
+        """Nothing more will come for it, nor for what ran on from it."""
+        while call.next is not None:
+            call.is_told = True
+            call = call.next
+        call.is_told = True
+        self._advance()
+
     def _run_on(self, call: Call, spill: str) -> None:
         """More after a complete object: another call of the same tool, run together with it, or a mere repeat."""
         if not spill.startswith("{") or self._run_together >= MOST_RUN_TOGETHER:
@@ -261,15 +307,21 @@ class Composer:
             if isinstance(head, Words):
                 self._emit(head.kind, "".join(head.pieces), head.details)
                 self._queue.popleft()
+                if head.ends:
+                    self._end_block(head.kind)
                 continue
             if head.echo_of is not None:
                 return
             self._send(head)
-            if len(self._queue) == 1 or not head.arguments.complete or not head.name:
+            is_last = len(self._queue) == 1
+            if not head.name or not (head.is_told or (head.arguments.complete and not is_last)):
                 return
-            behind = self._queue[1]
+            behind = None if is_last else self._queue[1]
             if isinstance(behind, Call) and behind.echo_of is not None:
-                return  # if that is a repeat, more may follow for this one
+                if not head.is_told:
+                    return  # if that is a repeat, more may follow for this one
+                self._decide(behind, head)
+                continue
             self._close(head)
             self._queue.popleft()
 
@@ -339,6 +391,8 @@ class Composer:
             self._queue.popleft()
             if isinstance(head, Words):
                 self._emit(head.kind, "".join(head.pieces), head.details)
+                if head.ends:
+                    self._end_block(head.kind)
             elif head.name or len(self._offered) == 1:
                 head.name = head.name or str(self._offered[0].get("name"))
                 self._close(head)

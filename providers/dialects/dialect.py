@@ -63,8 +63,21 @@ class Answer(Protocol):
     finishing: bool  # the reason to stop is known and only usage may follow: the wait for it can be short
     count: Callable[[], Usage] | None  # asked once where the ending must name a usage that no upstream told
     error: UpstreamError | None  # what was returned before it is sound; nothing after it counts
-    output_characters: int  # text, thinking and arguments seen, for an answer that was cut before its usage
-    output_sample: str  # the beginning of the same, up to 8 KB
+
+    @property
+    def output_characters(self) -> int:
+        """Text, thinking and arguments seen, for an answer that was cut before its usage."""
+        ...
+
+    @property
+    def output_sample(self) -> str:
+        """The beginning of the same, up to 8 KB."""
+        ...
+
+    @property
+    def notes(self) -> set[str]:
+        """Oddities of the upstream's that are worth a line in the log."""
+        ...
 
     def feed(self, data: bytes) -> bytes:
         """Bytes of an event stream in, Messages events out; empty while there is nothing to tell."""

@@ -13,13 +13,14 @@ from providers.dialects import refusals
 from providers.dialects.composer import Composer
 from providers.dialects.dialect import Exchange
 from providers.dialects.loose import loads
-from providers.dialects.profiles import habits_of
+from providers.dialects.profiles import Habits, habits_of
 from providers.errors import BrokenStream, UpstreamError
 from providers.events import fold
 from providers.sse import LONGEST, Frame, Reader
 from providers.usage import Usage
 
 MOST_BAD_FRAMES = 10
+PREVIEW = 200
 CONTEXT_WINDOW = "model_context_window_exceeded"
 
 
@@ -44,9 +45,10 @@ class ForeignAnswer:
 
         self._exchange = exchange
         self._content_type = content_type
-        self._habits = habits_of(exchange)
+        self._habits = self._habits_of(exchange)
         self._composer = Composer(exchange, self._habits, self.dialect, self.message_id)
         self._reader = Reader()
+        self._event = ""  # the name of the event that is being read
         self._document: list[bytes] | None = None  # a body that is no event stream
         self._document_length = 0
         self._is_known = False  # which of the two it is
@@ -104,7 +106,7 @@ class ForeignAnswer:
             if not beginning:
                 return
             if beginning == b"<":
-                raise BrokenStream(self._not_an_answer())
+                raise self._not_an_answer(data)
             self._is_known = True
             self._document = [] if beginning in b"{[" else None
         if self._document is None:
@@ -115,12 +117,16 @@ class ForeignAnswer:
         if self._document_length > LONGEST:
             raise BrokenStream("the provider's answer is too long to be read")
 
-    def _not_an_answer(self) -> str:
-        return f"the provider answered with {self._content_type or 'no content type'} in place of an answer"
+    def _not_an_answer(self, beginning: bytes = b"") -> BrokenStream:
+        kind = self._content_type or "no content type"
+        error = BrokenStream(f"the provider answered with {kind} in place of an answer")
+        error.preview = beginning[:PREVIEW].decode("utf-8", "replace")
+        return error
 
     def _take_frames(self, frames: list[Frame]) -> None:
         for frame in frames:
             data = frame.data
+            self._event = frame.event
             if data[:6] == b"[DONE]" or data.strip() == b"[DONE]":
                 self._done()
             elif frame.event == "error" and b'"error"' not in data:
@@ -151,6 +157,9 @@ class ForeignAnswer:
         if self._bad_frames >= MOST_BAD_FRAMES:
             raise BrokenStream("the provider's stream cannot be read")
 
+    def _habits_of(self, exchange: Exchange) -> Habits:
+        return habits_of(exchange)
+
     def _take_data(self, data: bytes) -> bool:
         raise NotImplementedError
 
@@ -176,7 +185,7 @@ class ForeignAnswer:
         elif self._composer.writer.started:
             raise BrokenStream("the provider closed the stream before the answer was complete")
         elif self._is_known and "event-stream" not in self._content_type:
-            raise BrokenStream(self._not_an_answer())
+            raise self._not_an_answer()
         else:
             raise BrokenStream("the provider closed the stream without an answer")
 

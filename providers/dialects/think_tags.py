@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 Piece: TypeAlias = tuple[Literal["thinking", "text"], str]
 
 START, END = "<think>", "</think>"
+# After so much white space no tag is expected any more.
+LONGEST_BLANK = 1000
 
 
 class ThinkTags:
@@ -44,7 +46,7 @@ class ThinkTags:
         if beginning.startswith(START):
             self._held = beginning.removeprefix(START)
             self._place = "inside"
-        elif not START.startswith(beginning):
+        elif not START.startswith(beginning) or len(self._held) > LONGEST_BLANK:
             self._place = "after"
 
     def _inside(self) -> Iterator[Piece]:

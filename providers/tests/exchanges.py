@@ -25,6 +25,7 @@ Json = dict[str, Any]
 
 def exchange(
     *,
+    kind: str = "openai",
     base_url: str = "https://llm.example.com/v1",
     options: Mapping[str, object] | None = None,
     upstream_model: str = "upstream-model",
@@ -39,7 +40,7 @@ def exchange(
         **body,
     }
     sent = json.dumps(body).encode()
-    endpoint = Endpoint(1, "somebody", "openai", base_url, options=options or {})
+    endpoint = Endpoint(1, "somebody", kind, base_url, options=options or {})
     return Exchange(
         read_request(sent, Limits())[0],
         sent,
