@@ -7,9 +7,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+COMPILED := build/.compiled
 E2E := .e2e
-# The client the end-to-end tests were written against.
+# The clients the end-to-end tests were written against. The SDK is the TypeScript one; Python's is a requirement.
 CLAUDE_CODE := 2.1.329
+TYPESCRIPT_SDK := 1.11.0
 # The gateways that bench-peers measures beside ours. 3.x of the router could not be installed: a package is missing.
 PEERS := .peers
 LITELLM := 1.106.2
@@ -22,7 +24,7 @@ ARGS :=
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED) ## Install everything for Python into .venv
+setup: $(INSTALLED) $(COMPILED) ## Install everything for Python into .venv and compile the inner loops
 
 # The first of these that is Python 3.11 or later.
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
@@ -44,7 +46,15 @@ $(INSTALLED): requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
-setup-e2e: $(INSTALLED) ## Install Chromium and Claude Code for the end-to-end tests
+# Without a compiler, or with CCPROXY_BUILD_CYTHON=false, the same loops run uncompiled.
+$(COMPILED): $(INSTALLED) providers/_hot.py providers/_hot_c.pxd setup.py
+	@rm -f providers/_hot_c.*.so
+	@mkdir -p build
+	@$(BIN)/python setup.py --quiet build_ext --inplace >build/compile.log 2>&1 || cat build/compile.log >&2
+	@$(BIN)/python -c 'from providers import hot; print("Compiled loops:", hot.state())'
+	@touch $@
+
+setup-e2e: $(INSTALLED) ## Install Chromium, Claude Code and Anthropic's SDK for the end-to-end tests
 	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then \
 		if ! command -v apt-get >/dev/null; then echo "Chromium is missing: install it" >&2; exit 1; fi; \
 		echo "Installing Chromium"; \
@@ -56,10 +66,11 @@ setup-e2e: $(INSTALLED) ## Install Chromium and Claude Code for the end-to-end t
 	fi
 	@if ! command -v npm >/dev/null; then echo "npm is missing: install Node.js 18 or later" >&2; exit 1; fi
 	@rm -f $(E2E)/ready
-	@echo "Installing Claude Code $(CLAUDE_CODE)"
+	@echo "Installing Claude Code $(CLAUDE_CODE) and the TypeScript SDK $(TYPESCRIPT_SDK)"
 	@mkdir -p $(E2E)
 	@npm install --prefix $(E2E) --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
-		@anthropic-ai/claude-code@$(CLAUDE_CODE) >$(E2E)/npm.log 2>&1 || { cat $(E2E)/npm.log >&2; exit 1; }
+		@anthropic-ai/claude-code@$(CLAUDE_CODE) @anthropic-ai/sdk@$(TYPESCRIPT_SDK) \
+		>$(E2E)/npm.log 2>&1 || { cat $(E2E)/npm.log >&2; exit 1; }
 	@# Where npm holds install scripts back, the package's own one still has to link its binary.
 	@$(E2E)/node_modules/.bin/claude --version >/dev/null 2>&1 || \
 		(cd $(E2E)/node_modules/@anthropic-ai/claude-code && node install.cjs)
@@ -74,11 +85,13 @@ PYTEST := $(BIN)/python -m pytest
 # With ARGS that choose tests, a run may be left with none.
 CHOSEN = $(ARGS)$(if $(ARGS), || [ $$? = 5 ])
 # The embedded database, apart from the one in var that may be in use.
+# Where the tests run twice, the first time is without the compiled loops.
+UNCOMPILED = $(if $(DATABASE_URL),CCPROXY_ENABLE_CYTHON=false)
 EMBEDDED = env -u DATABASE_URL -u REDIS_URL CCPROXY_DATA_DIR=$(CURDIR)/build/embedded
 
 test: setup ## Run the tests: on SQLite, and on PostgreSQL and Redis where DATABASE_URL and REDIS_URL name them
 	@echo "Tests on SQLite"
-	@$(EMBEDDED) $(PYTEST) -m "not e2e and not postgres" $(CHOSEN)
+	@$(UNCOMPILED) $(EMBEDDED) $(PYTEST) -m "not e2e and not postgres" $(CHOSEN)
 	@if [ -n "$$DATABASE_URL" ]; then \
 		echo "Tests on the database of DATABASE_URL"; \
 		$(PYTEST) -m "not e2e" $(CHOSEN); \
@@ -142,4 +155,4 @@ lock: $(INSTALLED) ## Write the requirements anew; ARGS=--upgrade takes later ve
 clean: ## Remove what was built and installed; var, with its ledger, stays
 	@rm -rf $(VENV) $(E2E) $(PEERS) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find accounting benchmarks ccproxy_site gateway providers -name __pycache__ -prune -exec rm -rf {} +
-	@rm -f providers/*.so providers/*_c.c
+	@rm -f providers/_hot_c.*.so

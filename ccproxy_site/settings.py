@@ -19,6 +19,9 @@ given_environment = dict(os.environ)
 env = environ.Env()
 environ.Env.read_env(BASE_DIR / ".env")
 
+# Whether providers/hot.py, which reads it by itself, takes the compiled loops where they were built.
+CCPROXY_ENABLE_CYTHON = env.bool("CCPROXY_ENABLE_CYTHON", default=True)
+
 # Where the gateway listens.
 HOST = env.str("HOST", default="127.0.0.1")
 PORT = env.int("PORT", default=8787)
@@ -243,8 +246,9 @@ CELERY_TASK_SOFT_TIME_LIMIT = 300
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
-# How often every provider is asked whether it is there.
+# How often every provider is asked whether it is there, and how long its list of models is good.
 PROBE_SECONDS = env.float("PROBE_SECONDS", default=60.0)
+MODEL_LIST_SECONDS = env.float("MODEL_LIST_SECONDS", default=60.0)
 CELERY_BEAT_SCHEDULE = {"probe-providers": {"task": "providers.tasks.probe_providers", "schedule": PROBE_SECONDS}}
 
 # First run only: what makes a provider and its routes, where none exists yet.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from providers import hot
 from providers.errors import BrokenStream
 
 # One line, and one event of many lines, may be this long.
 LONGEST = 16 * 1024 * 1024
-LINE = 48  # what a line takes beside its bytes
 BOM = b"\xef\xbb\xbf"
 
 
@@ -67,30 +67,5 @@ class Reader:
             raise BrokenStream(f"the provider sent an event of more than {LONGEST} bytes")
 
     def _frames(self, lines: list[bytes]) -> list[Frame]:
-        frames = []
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-                self._data_length += len(line) + LINE
-            elif not line:
-                if self._data:
-                    data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-                    frames.append(Frame(self._event, data if data.isascii() else _valid(data)))
-                    self._data.clear()
-                    self._data_length = 0
-                self._event = ""
-            elif line.startswith(b"event:"):
-                self._event = line[6:].strip().decode("utf-8", "replace")
-            elif line == b"data":
-                self._data.append(b"")
-                self._data_length += LINE
-            # Comments, ids, retry times and what is no field at all say nothing to us.
+        frames, self._event, self._data_length = hot.frames(lines, self._data, self._event, self._data_length, Frame)
         return frames
-
-
-def _valid(data: bytes) -> bytes:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return data.decode("utf-8", "replace").encode()
-    return data

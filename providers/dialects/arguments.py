@@ -9,10 +9,9 @@ from typing import Any
 
 import msgspec
 
-# These run in C over what a loop would visit character by character: file contents are long strings.
-_STRUCTURE = re.compile(r'["{}\[\]]')
+from providers import hot
+
 _EMPTY_OBJECTS = re.compile(r"(?:\{\s*\}\s*)+")
-_IN_STRING = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 
 
 class Arguments:
@@ -104,38 +103,10 @@ class Arguments:
 
     def _scan(self, fragment: str) -> int:
         """Where the object ends in this fragment, or -1."""
-        position, depth = 0, self._depth
-        if self._after_backslash:
-            position = 1
-            self._after_backslash = False
-        while True:
-            if self._in_string:
-                position = self._skip_string(fragment, position)
-            mark = None if self._in_string else _STRUCTURE.search(fragment, position)
-            if mark is None:
-                self._depth = depth
-                return -1
-            position = mark.end()
-            character = mark[0]
-            if character == '"':
-                self._in_string = True
-            elif character in "{[":
-                depth += 1
-            else:
-                depth -= 1
-                if depth <= 0:
-                    return position
-
-    def _skip_string(self, fragment: str, position: int) -> int:
-        """Past the closing quote; without one in this fragment we stay in the string."""
-        match = _IN_STRING.match(fragment, position)
-        end = match.end() if match else position
-        if end < len(fragment):
-            if fragment[end] == '"':
-                self._in_string = False
-            else:
-                self._after_backslash = True  # only a backslash at the very end stops the pattern otherwise
-        return end + 1
+        end, self._depth, self._in_string, self._after_backslash = hot.scan(
+            fragment, self._depth, self._in_string, self._after_backslash
+        )
+        return end
 
 
 BROKEN: Any = object()

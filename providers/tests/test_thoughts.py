@@ -10,7 +10,7 @@ from providers.dialects.composer import COUNT_BETA, SIGNED_WITHIN
 from providers.state import unseal
 from providers.tests.exchanges import DONE, SECRET, Json, answered, blocks, call, chunk, exchange, tool
 
-GEMINI = {"options": {"dialect": "gemini"}, "tools": [tool("Read"), tool("Bash")]}
+GEMINI: Json = {"options": {"dialect": "gemini"}, "tools": [tool("Read"), tool("Bash")]}
 
 
 def signed(entry: Json, signature: str) -> Json:

@@ -24,6 +24,7 @@ from ccproxy_site.checks import refusal_of_web_processes
 from ccproxy_site.settings import given_environment
 from ccproxy_site.supervisor import Child, Family, Slot, listeners
 from gateway import first_run
+from providers import hot
 
 FIRST_KEY = "first key"
 PATIENCE = 60.0
@@ -95,7 +96,8 @@ class Command(BaseCommand):
             return
         shown = token or "<a key: python manage.py issue_key NAME>"
         self.stdout.write(
-            f"{'gateway':<16}{url}\n{'admin':<16}{url}/admin/\n\nPoint Claude Code at it:\n\n"
+            f"{'gateway':<16}{url}\n{'admin':<16}{url}/admin/\n{'compiled loops':<16}{hot.state()}\n\n"
+            "Point Claude Code at it:\n\n"
             f"  export ANTHROPIC_BASE_URL={url}\n  export ANTHROPIC_AUTH_TOKEN={shown}\n  claude\n"
         )
         self.stdout.flush()
