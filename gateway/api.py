@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
@@ -84,7 +85,7 @@ async def create_message(request: HttpRequest) -> Any:
 @serves(v1, ["POST"], "/messages/count_tokens", openapi_extra=MESSAGES_BODY)
 async def count_message_tokens(request: HttpRequest) -> Any:
     question = ask(request, counting=True)
-    return json_reply({"input_tokens": await count_tokens(question, runtime.running())})
+    return json_reply(await count_tokens(question, runtime.running()))
 
 
 @serves(v1, ["GET"], "/models")
@@ -141,7 +142,7 @@ def ask(request: HttpRequest, *, counting: bool = False) -> Question:
         headers=headers,
         query=request.scope["query_string"].decode("latin-1"),  # type: ignore[attr-defined]
         request_id=request_id_of(request),
-        candidates=candidates_for(decoded.model, caller.key, snapshot),
+        candidates=running.rests.order(candidates_for(decoded.model, caller.key, snapshot), time.time()),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from accounting.snapshot import KeyCard
 from gateway.configuration import Snapshot
 from providers.errors import BadMessage, NotFound
+from providers.routing import plain_model
 
 # Names that clients know by heart: patterns of routes are shown as those of them they match.
 CLAUDE_MODELS = (
@@ -40,7 +41,7 @@ def page_of_models(card: KeyCard, snapshot: Snapshot, query: dict[str, str]) -> 
     else:
         page, more = names[:limit], len(names) > limit
     return {
-        "data": [describe(name) for name in page],
+        "data": [describe(name, snapshot) for name in page],
         "has_more": more,
         "first_id": page[0] if page else None,
         "last_id": page[-1] if page else None,
@@ -51,18 +52,21 @@ def one_model(name: str, card: KeyCard, snapshot: Snapshot) -> dict[str, Any]:
     """Any name that a route would take, listed or not."""
     if snapshot.routing.route(name) is None or not card.allows(name):
         raise NotFound(unknown_model(name, card, snapshot))
-    return describe(name)
+    plain = plain_model(name)
+    listed = {published.lower(): published for published in usable_models(card, snapshot)}
+    return describe(listed.get(plain.lower(), plain), snapshot)
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe(name: str, snapshot: Snapshot) -> dict[str, Any]:
+    limits = snapshot.routing.limits(name)
     return {
         "type": "model",
         "id": name,
         "display_name": name,
         "created_at": SINCE,
         "lifecycle": "active",
-        "max_input_tokens": None,
-        "max_tokens": None,
+        "max_input_tokens": limits.context_window,
+        "max_tokens": limits.max_output,
         "capabilities": None,
         "line": None,
         "deprecated_at": None,

@@ -13,6 +13,7 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import DatabaseError, close_old_connections, connection
 
 from accounting.snapshot import Books, read_books
+from providers import weighing
 from providers.errors import NoProvider
 from providers.models import CONFIGURATION_GROUP, ConfigVersion
 from providers.routing import Routing
@@ -101,6 +102,13 @@ class Configuration(threading.Thread):
         self._wake.set()
         self.join(timeout=10)
 
+    def _warm_up(self) -> None:
+        """What the providers that came need to be counted for is loaded here: the event loop must not wait for it."""
+        try:
+            weighing.warm(self.current.routing.endpoints)
+        except Exception:
+            logger.exception("no tokens can be counted: the vocabulary cannot be read")
+
     def _look(self) -> None:
         try:
             changed = self.refresh()
@@ -119,6 +127,7 @@ class Configuration(threading.Thread):
         self._failing_since = None
         if changed:
             logger.info("configuration %d is in force", self.current.version)
+            self._warm_up()
 
 
 class Listener(threading.Thread):

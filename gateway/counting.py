@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from gateway.intake import Question
 from gateway.runtime import Runtime
-from providers import tokens
+from providers import tokens, weighing
 from providers.dialects import DIALECTS, Exchange, Outbound
 from providers.errors import UpstreamError
 from providers.routing import Candidate
@@ -21,13 +22,20 @@ REMEMBER = 3600.0
 MOST_REPLY = 64 * 1024
 NOT_OFFERED = frozenset({404, 405, 501})
 REFUSED = frozenset({400, 401, 403, 413, 422})
+# Bytes of a body that is counted at once; it takes half a millisecond. Longer ones wait for a thread.
+SHORT = 8 * 1024
 
 
-class _Count(msgspec.Struct):
+class Count(msgspec.Struct):
     input_tokens: int
+    context_management: Any = msgspec.UNSET
 
 
-async def count_tokens(question: Question, runtime: Runtime) -> int:
+class _Asked(msgspec.Struct):
+    context_management: Any = None
+
+
+async def count_tokens(question: Question, runtime: Runtime) -> Count:
     """Raises what the provider refuses: it would refuse the request itself as well."""
     candidate = question.candidates[0]
     count = DIALECTS[candidate.endpoint.type].count
@@ -35,13 +43,29 @@ async def count_tokens(question: Question, runtime: Runtime) -> int:
         told = await _asked(question, candidate, count, runtime)
         if told is not None:
             return told
-    # In a thread: running streams must not wait for a long request, nor for the vocabulary at its first use.
-    return await asyncio.to_thread(tokens.count_request, question.request)
+    counted = Count(await _counted(question, candidate, runtime))
+    if _manages_context(question.body):
+        # Nothing is cleared on this way: what remains is what there was.
+        counted.context_management = {"original_input_tokens": counted.input_tokens}
+    return counted
+
+
+async def _counted(question: Question, candidate: Candidate, runtime: Runtime) -> int:
+    """Off the event loop where it would take long: running streams must not wait for it."""
+    endpoint, model = candidate.endpoint, candidate.model
+    if len(question.body) <= SHORT and tokens.is_ready(weighing.encoding_of(endpoint)):
+        return weighing.count(question.request, endpoint, model)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(runtime.counters, weighing.count, question.request, endpoint, model)
+
+
+def _manages_context(body: bytes) -> bool:
+    return b'"context_management"' in body and msgspec.json.decode(body, type=_Asked).context_management is not None
 
 
 async def _asked(
     question: Question, candidate: Candidate, count: Callable[[Exchange], Outbound], runtime: Runtime
-) -> int | None:
+) -> Count | None:
     """What the provider says; None where it says nothing usable in time."""
     exchange = question.towards(candidate, runtime.state_secret)
     headers = question.headers_for(candidate)
@@ -50,14 +74,19 @@ async def _asked(
             body = await call.whole(asyncio.get_running_loop().time() + PATIENCE, MOST_REPLY)
         except UpstreamError:
             return None
-        if call.failure is not None or body is None:
+        if call.failure is not None:
             return None
-    if call.status in NOT_OFFERED:
+    if body is None or (call.status in NOT_OFFERED and not _is_about(candidate.model, body)):
         runtime.not_counting[candidate.endpoint.id] = time.monotonic() + REMEMBER
         return None
     if call.status in REFUSED:
         raise DIALECTS[candidate.endpoint.type].refusal(exchange, call.status, call.headers, body)
     try:
-        return msgspec.json.decode(body, type=_Count).input_tokens if call.status == 200 else None
+        return msgspec.json.decode(body, type=Count) if call.status == 200 else None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def _is_about(model: str, body: bytes) -> bool:
+    """It lacks this model, and may well count for others."""
+    return bool(model) and model.encode("utf-8", "replace") in body

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -31,7 +32,7 @@ from accounting.ledger import (
 )
 from gateway.intake import Question
 from gateway.runtime import Runtime
-from providers import tokens
+from providers import tokens, weighing
 from providers.dialects import DIALECTS, Answer, Dialect, Exchange
 from providers.dialects.lessons import LEARNT, Lesson
 from providers.dialects.refusals import scrub
@@ -51,6 +52,7 @@ from providers.events import PING
 from providers.routing import Candidate, Timeouts
 from providers.upstream import MOST_ERROR_BODY, Call
 from providers.usage import Usage
+from providers.weighing import Estimate
 
 logger = logging.getLogger("ccproxy.relay")
 requests_log = logging.getLogger("ccproxy.requests")
@@ -65,6 +67,8 @@ USAGE_GRACE, LAST_GRACE = 2.0, 0.1
 MOST_LESSONS = 4
 # Up to here tokens are counted; beyond, characters are divided: counting 100 KB would cost more than relaying it.
 MOST_COUNTED = 8192
+# Of so many answers one teaches how far estimates are from what is billed.
+LEARNT_FROM = 1 / 32
 
 
 class Meter:
@@ -74,40 +78,65 @@ class Meter:
         self._exchange = exchange
         self._answer = answer
         self._counted: Usage | None = None
-        self._read_estimate: int | None = None
+        self._estimate: Estimate | None = None  # of what the upstream has read
 
     def so_far(self) -> Bill:
         """Of a running or broken answer. Only reads the answer: another thread asks too."""
         told, produced = self._answer.usage, tokens.estimate(self._answer.output_characters)
-        usage = told or Usage(input=self._estimated_input())
+        usage = told or Usage(input=self._estimated_input().tokens)
         return msgspec.structs.replace(usage, output=max(usage.output, produced)), ESTIMATED, "characters"
 
     def counted(self) -> Usage:
         """Of a finished answer whose provider said nothing."""
         if self._counted is None:
-            short = len(self._exchange.body) <= MOST_COUNTED
-            read = tokens.count_request(self._exchange.request) if short else self._estimated_input()
+            exchange = self._exchange
+            if self._is_short(len(exchange.body)):
+                read = weighing.count_at_once(exchange.request, exchange.endpoint, exchange.model)
+            else:
+                read = self._estimated_input().tokens
             self._counted = Usage(input=read, output=self._counted_output())
         return self._counted
 
     def _counted_output(self) -> int:
         characters = self._answer.output_characters
-        return (
-            tokens.count_text(self._answer.output_sample) if characters <= MOST_COUNTED else tokens.estimate(characters)
-        )
+        if self._is_short(characters):
+            return tokens.count_text(self._answer.output_sample)
+        return tokens.estimate(characters)
+
+    def _is_short(self, size: int) -> bool:
+        return size <= MOST_COUNTED and tokens.is_ready()
 
     def final(self) -> Bill:
         told = self._answer.usage
         if told is None:
-            return self.counted(), COUNTED, "tokenizer"
+            return self.counted(), COUNTED, self._method(len(self._exchange.body))
         if not self._answer.output_is_told:
-            return msgspec.structs.replace(told, output=self._counted_output()), COUNTED, "tokenizer"
+            method = self._method(self._answer.output_characters)
+            return msgspec.structs.replace(told, output=self._counted_output()), COUNTED, method
+        self._learn(told)
         return told, UPSTREAM, ""
 
-    def _estimated_input(self) -> int:
-        if self._read_estimate is None:
-            self._read_estimate = tokens.estimate_request(self._exchange.request)
-        return self._read_estimate
+    def _method(self, size: int) -> str:
+        return "tokenizer" if self._is_short(size) else "characters"
+
+    def _learn(self, told: Usage) -> None:
+        """Estimates get better by what was billed; an estimate is made for few answers only, it takes 0.1 ms."""
+        if self._estimate is not None or (random.random() < LEARNT_FROM and not self._counts_itself):
+            read = told.input + told.cache_read + told.cache_write_5m + told.cache_write_1h
+            weighing.learn(self._estimated_input(), read)
+
+    @property
+    def _counts_itself(self) -> bool:
+        return weighing.counts_itself(self._exchange.endpoint)
+
+    def _estimated_input(self) -> Estimate:
+        if self._estimate is None:
+            self._estimate = estimated(self._exchange)
+        return self._estimate
+
+
+def estimated(exchange: Exchange) -> Estimate:
+    return weighing.estimate(exchange.request, exchange.endpoint, exchange.model)
 
 
 class Unanswered:
@@ -117,13 +146,14 @@ class Unanswered:
         self._exchange = exchange
 
     def so_far(self) -> Bill:
-        return Usage(input=tokens.estimate_request(self._exchange.request)), ESTIMATED, "request read, nothing heard"
+        return Usage(input=estimated(self._exchange).tokens), ESTIMATED, "request read, nothing heard"
 
 
 class Relay:
     """One client request on its way through its candidates."""
 
     # Of the call that is under way.
+    _candidate: Candidate
     _exchange: Exchange
     _called_at: float
     _deadline: float  # until when the provider may be silent; 0: to be set when we wait for it
@@ -198,7 +228,10 @@ class Relay:
 
     def _candidates(self) -> Iterator[Candidate]:
         """The next one to try, as long as the last failure leaves hope that another would do better."""
+        too_small = 0  # a context window that the prompt did not fit
         for candidate in self._question.candidates:
+            if too_small and (candidate.limits.context_window or 0) <= too_small:
+                continue
             self._lessons = LEARNT.of(candidate.endpoint.id, candidate.model)
             yield candidate
             while self._has_learnt(candidate):
@@ -208,7 +241,10 @@ class Relay:
                 self._fresh = True
                 yield candidate
                 self._fresh = False
-            if isinstance(self._failures[-1], UpstreamError) and not self._failures[-1].elsewhere:
+            failure = self._failures[-1]
+            if isinstance(failure, Refused) and failure.window is not None:
+                too_small = failure.window or candidate.limits.context_window or 0
+            if isinstance(failure, UpstreamError) and not failure.elsewhere and not too_small:
                 return
 
     def _has_learnt(self, candidate: Candidate) -> bool:
@@ -227,6 +263,7 @@ class Relay:
 
     def _begin(self, candidate: Candidate) -> AbstractAsyncContextManager[Call]:
         """The call to one candidate, with its intent in the ledger."""
+        self._candidate = candidate
         exchange = self._exchange = self._question.towards(candidate, self._runtime.state_secret, self._lessons)
         outbound, headers = self._dialect.encode(exchange), self._question.headers_for(candidate)
         self.entry.open_attempt(candidate)
@@ -296,6 +333,8 @@ class Relay:
 
     async def _hear(self, call: Call, body: bytes | None = None) -> Answer:
         """The machine that reads this answer; raises UpstreamError where the provider refused to give one."""
+        if not self._exchange.endpoint.client_token:  # there the account is the client's own
+            self._runtime.rests.note(self._candidate, call.headers, call.status, time.time())
         if call.status != 200:
             raise await self._refusal(call, body)
         answer = self._dialect.answer(self._exchange, call.headers.get("content-type", ""))

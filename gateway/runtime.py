@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 from django.conf import settings
@@ -15,6 +16,7 @@ from accounting.prices import PriceList
 from accounting.spool import Spool, SpoolFull
 from gateway.configuration import Configuration
 from providers.messages import Limits
+from providers.rate_headers import Rests
 from providers.upstream import Upstreams
 
 
@@ -45,8 +47,12 @@ class Runtime:
         )
         self.booker = Booker(self.ledger, self._prices, pause=settings.BOOKING_SECONDS)
         self.upstreams = Upstreams()
+        # Who has told us to come back later.
+        self.rests = Rests()
         # Providers that do not count tokens, and until when they are not asked again.
         self.not_counting: dict[int, float] = {}
+        # Two, whatever comes: more would only wait for each other, and running streams for all of them.
+        self.counters = ThreadPoolExecutor(max_workers=2, thread_name_prefix="counting")
         self.limits = Limits(settings.MAX_MESSAGES, settings.MAX_CONTENT_BYTES)
         self.ending = False  # it was asked to; what runs may run on for a while
         self._stopped = False
@@ -65,6 +71,7 @@ class Runtime:
         if self._stopped:
             return
         self._stopped = True
+        self.counters.shutdown(wait=False, cancel_futures=True)
         self.configuration.stop()
         self.keeper.stop()
         self.booker.stop()

@@ -19,6 +19,7 @@ from providers import credentials
 from providers.addresses import is_never_called, written_in
 from providers.balancing import STRATEGIES
 from providers.dialects import DIALECTS
+from providers.dialects import settings as settings_of_providers
 
 PASSTHROUGH = "passthrough"
 
@@ -194,6 +195,13 @@ class Provider(ConfigModel):
             raise ValidationError({"type": f"This version does not speak it yet; it speaks {', '.join(DIALECTS)}."})
         if not isinstance(self.options, dict):
             raise ValidationError({"options": 'An object is expected, such as {"pdf": true}.'})
+        wrong = [
+            f"{name}: {problem}."
+            for name, value in self.options.items()
+            if (problem := settings_of_providers.problem(self.type, name, value))
+        ]
+        if wrong:
+            raise ValidationError({"options": wrong})
 
     def save(self, *args: Any, **options: Any) -> None:
         if credentials.is_for_another_host(self.sealed_credential, self.base_url):
@@ -251,3 +259,15 @@ class ProviderHealth(models.Model):
 
     class Meta:
         verbose_name_plural = "provider health"
+
+
+class ModelList(models.Model):
+    """The models a provider lists. Another list moves the version; the same one, seen again, does not."""
+
+    provider = models.OneToOneField(Provider, on_delete=models.CASCADE, related_name="model_list")
+    base_url = models.CharField(max_length=500, help_text="Who was asked: after a move the list is another's.")
+    listed = models.JSONField(default=list)
+    seen_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{len(self.listed)} models of {self.provider}"

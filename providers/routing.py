@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from heapq import nlargest
 
 import msgspec
 
@@ -15,7 +17,9 @@ from providers.balancing import STRATEGIES
 # A mark of the client's own for long contexts; the upstream never sees it.
 LONG_CONTEXT_MARK = "[1m]"
 # Names asked for are the client's choice: remember only so many.
-MOST_REMEMBERED = 4096
+MOST_REMEMBERED, LONGEST_NAME = 4096, 512
+# Comparing names letter by letter takes 20 µs each: so many of them, and so many letters.
+MOST_COMPARED, LONGEST_COMPARED = 30, 100
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -25,6 +29,14 @@ class Timeouts(msgspec.Struct, frozen=True):
     first_byte: float = 120.0
     idle: float = 120.0
     total: float = 600.0
+
+
+class KnownModel(msgspec.Struct, frozen=True):
+    """A model as its provider lists it, in its own spelling; None: not told."""
+
+    name: str
+    context_window: int | None = None
+    max_output: int | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -40,6 +52,11 @@ class Endpoint(msgspec.Struct, frozen=True):
     client_token: bool = False  # forward the client's own token in place of a credential
     timeouts: Timeouts = Timeouts()
     options: Mapping[str, object] = {}  # what the dialect reads, by the provider's field names
+    models: Mapping[str, KnownModel] = {}  # what it lists, by the name in lower case
+
+    def known(self, model: str) -> KnownModel:
+        """What it tells of a model, whatever the case; just the name where it tells nothing."""
+        return self.models.get(model.lower()) or KnownModel(model)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.name}>"
@@ -51,6 +68,14 @@ class Candidate(msgspec.Struct, frozen=True):
     priority: int = 1
     weight: int = 1
 
+    @property
+    def provider_id(self) -> int:
+        return self.endpoint.id
+
+    @property
+    def limits(self) -> KnownModel:
+        return self.endpoint.known(self.model)
+
 
 class Target(msgspec.Struct, frozen=True):
     """One line of a route; `model` empty passes the client's name through."""
@@ -59,6 +84,10 @@ class Target(msgspec.Struct, frozen=True):
     model: str = ""
     priority: int = 1
     weight: int = 1
+
+    def model_for(self, name: str) -> str:
+        """What the provider calls it: names it lists are spelled its way."""
+        return self.model or self.endpoint.known(name).name
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -91,13 +120,22 @@ class Routing:
         self.routes = sorted(routes, key=lambda route: (not route.is_exact, -route.literal_characters))
         self._turns: dict[str, itertools.count[int]] = {route.pattern: itertools.count() for route in self.routes}
         self._remembered: dict[str, Route | None] = {}
+        # Made by whoever reads the configuration: thousands of names are too many for the event loop.
+        self._listed = self._names_listed()
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Every provider that some route leads to, once."""
+        return list({target.endpoint.id: target.endpoint for route in self.routes for target in route.targets}.values())
 
     def route(self, model: str) -> Route | None:
         name = plain_model(model)
+        if len(name) > LONGEST_NAME:
+            return None
         if name not in self._remembered:
             if len(self._remembered) >= MOST_REMEMBERED:
                 self._remembered.clear()
-            self._remembered[name] = next((route for route in self.routes if matches(route.pattern, name)), None)
+            self._remembered[name] = self._find(name)
         return self._remembered[name]
 
     def candidates(self, model: str) -> list[Candidate]:
@@ -107,15 +145,58 @@ class Routing:
             return []
         name = plain_model(model)
         candidates = [
-            Candidate(target.endpoint, target.model or name, target.priority, target.weight) for target in route.targets
+            Candidate(target.endpoint, target.model_for(name), target.priority, target.weight)
+            for target in route.targets
         ]
         return STRATEGIES[route.strategy](candidates, next(self._turns[route.pattern]))
 
     def published(self, catalogue: Sequence[str]) -> list[str]:
-        """The names to list: exact routes by their name, patterns by what they match of the catalogue."""
+        """The names to list: exact routes by their name, patterns by what they match of the catalogue, and of what
+        their providers list where they pass names through.
+        """
         exact = [route.pattern for route in self.routes if route.is_exact and route.targets]
         known = [name for name in catalogue if (route := self.route(name)) and route.targets]
-        return list(dict.fromkeys([*exact, *known]))
+        names: dict[str, str] = {}
+        for name in (*exact, *known, *self._listed):
+            names.setdefault(name.lower(), name)
+        return list(names.values())
+
+    def limits(self, model: str) -> KnownModel:
+        """Of the first provider that would be asked, going by priority."""
+        route, name = self.route(model), plain_model(model)
+        if route is None or not route.targets:
+            return KnownModel(name)
+        first = min(route.targets, key=lambda target: target.priority)
+        return first.endpoint.known(first.model_for(name))
 
     def near(self, model: str, names: Sequence[str]) -> list[str]:
-        return get_close_matches(plain_model(model).lower(), names, n=3, cutoff=0.4)
+        """At most three, the nearest first. Comparing whole names is slow: only those are that share most pieces."""
+        wanted = plain_model(model[:LONGEST_COMPARED]).lower()
+        pieces = _pieces(wanted)
+        likely = {name.lower(): name for name in nlargest(MOST_COMPARED, names, lambda name: _shared(pieces, name))}
+        return [likely[name] for name in get_close_matches(wanted, likely, n=3, cutoff=0.4)]
+
+    def _find(self, name: str) -> Route | None:
+        return next((route for route in self.routes if matches(route.pattern, name)), None)
+
+    def _names_listed(self) -> list[str]:
+        passing = [target.endpoint for route in self.routes for target in route.targets if not target.model]
+        listed = {model.name for endpoint in passing for model in endpoint.models.values()}
+        return sorted(name for name in listed if self._passes_through(name))
+
+    def _passes_through(self, name: str) -> bool:
+        """Whether the route that takes this name leads to a provider that lists it and would be asked for it."""
+        route = self._find(name)
+        targets = route.targets if route is not None else ()
+        return any(not target.model and name.lower() in target.endpoint.models for target in targets)
+
+
+def _shared(pieces: frozenset[str], name: str) -> int:
+    return len(pieces & _pieces(name))
+
+
+@functools.lru_cache(maxsize=MOST_REMEMBERED)
+def _pieces(name: str) -> frozenset[str]:
+    """Three letters or digits in a row, whatever stands between them."""
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    return frozenset(plain[at : at + 3] for at in range(len(plain) - 2))

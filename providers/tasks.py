@@ -9,4 +9,5 @@ from providers.health import probe_all
 
 @shared_task(ignore_result=True, soft_time_limit=120)
 def probe_providers() -> None:
+    """Their state, and the models they list."""
     probe_all()

@@ -6,21 +6,22 @@ an upstream that reports none, and for the client's own planning. It takes any J
 
 from __future__ import annotations
 
-import binascii
 import gzip
 import math
 import re
 import threading
-from base64 import b64decode
+from binascii import a2b_base64
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from functools import lru_cache, partial
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import tiktoken
+
+from providers.images import decoded, image_tokens, rule_of
 
 if TYPE_CHECKING:
     from providers.messages import MessagesRequest
@@ -71,11 +72,6 @@ PER_TOOL = 12
 PER_TOOL_USE = 8
 PER_TOOL_RESULT = 8
 
-LONGEST_IMAGE_EDGE = 1568
-PIXELS_PER_TOKEN = 750
-MOST_PER_IMAGE = 1_600
-HEADER_CHARACTERS = 65_536  # of base64: sizes stand at the beginning of an image
-
 PER_PAGE = 2_000
 BYTES_PER_PAGE = 50_000
 PAGE = re.compile(rb"/Type\s*/Page(?![A-Za-z])")
@@ -96,17 +92,32 @@ class _Measure(NamedTuple):
 
     text: Callable[[str], int]
     pages: Callable[[str], int]  # of a PDF in base64
-    thinking: bool
+    image: Callable[[object], int]  # of the source of an image
+    view: View
 
 
-def count_request(request: MessagesRequest, encoding: str = DEFAULT_ENCODING, *, thinking: bool = True) -> int:
-    """Input tokens of a request. `thinking` says whether the thinking of earlier turns is sent upstream."""
-    return _request(request, _Measure(partial(count_text, encoding=encoding), _pages, thinking))
+class View(NamedTuple):
+    """What of a request its upstream is shown, and who reads it."""
+
+    model: str = ""  # by its name images are weighed
+    encoding: str = DEFAULT_ENCODING
+    tools: Iterable[Mapping[str, Any]] | None = None  # in place of the request's own
+    shows_thinking: Callable[[Mapping[str, Any]], bool] = lambda _block: True  # of earlier turns, by the block
 
 
-def estimate_request(request: MessagesRequest, *, thinking: bool = True) -> int:
+EVERYTHING = View()
+
+
+def count_request(request: MessagesRequest, view: View = EVERYTHING) -> int:
+    """Input tokens of a request."""
+    text = partial(count_text, encoding=view.encoding)
+    return _request(request, _Measure(text, _pages, partial(image_tokens, rule=rule_of(view.model)), view))
+
+
+def estimate_request(request: MessagesRequest, view: View = EVERYTHING) -> int:
     """The same by the number of characters: cheap enough for the event loop, whatever the size."""
-    return _request(request, _Measure(lambda text: estimate(len(text)), _pages_by_size, thinking))
+    image = partial(image_tokens, rule=rule_of(view.model))
+    return _request(request, _Measure(_by_characters, _pages_by_size, image, view))
 
 
 def count_text(text: str, encoding: str = DEFAULT_ENCODING) -> int:
@@ -122,19 +133,26 @@ def estimate(chars: int) -> int:
     return math.ceil(max(chars, 0) / CHARACTERS_PER_TOKEN)
 
 
+def _by_characters(text: str) -> int:
+    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
+
+
 def _request(request: MessagesRequest, measure: _Measure) -> int:
     total = PER_REPLY + sum(PER_MESSAGE + _content(message.content, measure) for message in request.messages)
     if request.system:
         total += PER_MESSAGE + _content(request.system, measure)
-    if request.tools:
-        total += PER_TOOL_LIST + sum(_tool(tool, measure) for tool in request.tools)
+    tools = list(_at_once(request.tools or ()) if measure.view.tools is None else measure.view.tools)
+    if tools:
+        total += PER_TOOL_LIST + sum(_tool(tool, measure) for tool in tools)
     return total
 
 
-def _tool(tool: object, measure: _Measure) -> int:
-    # A deferred tool is not shown to the model until it searches for it.
-    if not isinstance(tool, dict) or tool.get("defer_loading") is True:
-        return 0
+def _at_once(tools: Iterable[Any]) -> Iterable[Mapping[str, Any]]:
+    """A deferred tool is not shown to the model until it searches for it."""
+    return (tool for tool in tools if isinstance(tool, dict) and tool.get("defer_loading") is not True)
+
+
+def _tool(tool: Mapping[str, Any], measure: _Measure) -> int:
     parts = (tool.get("name"), tool.get("description"), tool.get("input_schema"))
     return PER_TOOL + sum(measure.text(_as_text(part)) for part in parts)
 
@@ -154,10 +172,12 @@ def _content(content: object, measure: _Measure, depth: int = 0) -> int:
 
 def _block(block: dict[str, Any], measure: _Measure, depth: int) -> int:
     kind = block.get("type")
+    if kind == "text" and isinstance(block.get("text"), str):
+        return measure.text(block["text"])  # nearly all there is
     if kind == "image":
-        return _image(block.get("source"))
+        return measure.image(block.get("source"))
     if kind == "thinking":
-        return measure.text(_as_text(block.get("thinking"))) if measure.thinking else 0
+        return measure.text(_as_text(block.get("thinking"))) if measure.view.shows_thinking(block) else 0
     if isinstance(kind, str) and kind in CALLS:
         return PER_TOOL_USE + sum(measure.text(_as_text(block.get(field))) for field in ("name", "input"))
     total = sum(_content(block.get(field), measure, depth + 1) for field in READABLE)
@@ -179,59 +199,7 @@ def _as_text(value: object) -> str:
         return ""  # no JSON: it cannot have come from a client
 
 
-# Images and documents
-
-
-def _image(source: object) -> int:
-    data = source.get("data") if isinstance(source, dict) else None
-    size = image_size(_decoded(data[:HEADER_CHARACTERS])) if isinstance(data, str) else None
-    if size is None or not all(size):
-        return MOST_PER_IMAGE
-    scale = min(1.0, LONGEST_IMAGE_EDGE / max(size))
-    width, height = (max(1, round(edge * scale)) for edge in size)
-    return min(MOST_PER_IMAGE, math.ceil(width * height / PIXELS_PER_TOKEN))
-
-
-def image_size(header: bytes) -> tuple[int, int] | None:
-    """Width and height from the first bytes of a PNG, JPEG, GIF or WebP; None for anything else."""
-    if header.startswith(b"\x89PNG\r\n\x1a\n") and len(header) >= 24:
-        return _big(header[16:20]), _big(header[20:24])
-    if header.startswith((b"GIF87a", b"GIF89a")) and len(header) >= 10:
-        return _little(header[6:8]), _little(header[8:10])
-    if header.startswith(b"RIFF") and header[8:12] == b"WEBP" and len(header) >= 30:
-        return _webp_size(header)
-    if header.startswith(b"\xff\xd8"):
-        return _jpeg_size(header)
-    return None
-
-
-def _webp_size(header: bytes) -> tuple[int, int] | None:
-    match header[12:16]:
-        case b"VP8 ":
-            return _little(header[26:28]) & 0x3FFF, _little(header[28:30]) & 0x3FFF
-        case b"VP8L":
-            bits = _little(header[21:25])
-            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-        case b"VP8X":
-            return _little(header[24:27]) + 1, _little(header[27:30]) + 1
-    return None
-
-
-def _jpeg_size(header: bytes) -> tuple[int, int] | None:
-    at = 2
-    while at + 9 <= len(header):
-        if header[at] != 0xFF:
-            return None
-        marker = header[at + 1]
-        if marker == 0xFF:  # filler before a marker
-            at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a segment
-            at += 2
-        elif 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:  # a frame, and no table that looks like one
-            return _big(header[at + 7 : at + 9]), _big(header[at + 5 : at + 7])
-        else:
-            at += 2 + max(2, _big(header[at + 2 : at + 4]))
-    return None
+# Documents
 
 
 def _document(source: object, measure: _Measure, depth: int) -> int:
@@ -248,40 +216,48 @@ def _document(source: object, measure: _Measure, depth: int) -> int:
 
 def _pages(data: str) -> int:
     key = ("pages", _digest(data.encode("utf-8", "surrogatepass")))
-    return _counts.get(key, lambda: len(PAGE.findall(_decoded(data))) or _pages_by_size(data))
+    return _counts.get(key, lambda: len(PAGE.findall(decoded(data))) or _pages_by_size(data))
 
 
 def _pages_by_size(data: str) -> int:
     return max(1, math.ceil(len(data) * 3 / 4 / BYTES_PER_PAGE))
 
 
-def _decoded(data: str) -> bytes:
-    """The bytes of base64 that may be cut anywhere; empty when it is none."""
-    try:
-        letters = b"".join(data.encode("ascii").split())
-        return b64decode(letters[: len(letters) // 4 * 4])
-    except (UnicodeEncodeError, binascii.Error):
-        return b""
-
-
-def _big(data: bytes) -> int:
-    return int.from_bytes(data, "big")
-
-
-def _little(data: bytes) -> int:
-    return int.from_bytes(data, "little")
-
-
 # Text
 
 
-@lru_cache
+_encodings: dict[str, tiktoken.Encoding] = {}
+_loading = threading.Lock()
+
+
+def is_ready(encoding: str = DEFAULT_ENCODING) -> bool:
+    """Whether counting loads nothing. It takes a quarter of a second, for half of which no other thread runs."""
+    return encoding in _encodings
+
+
+def warm(encoding: str = DEFAULT_ENCODING) -> None:
+    """For a thread that may wait, before anybody counts who must not."""
+    _encoding(encoding)
+
+
 def _encoding(name: str) -> tiktoken.Encoding:
+    known = _encodings.get(name)
+    if known is not None:
+        return known
     if name not in PATTERNS:
         raise ValueError(f"no vocabulary {name!r}: there are {', '.join(PATTERNS)}")
-    with gzip.open(VOCABULARY / f"{name}.tiktoken.gz") as lines:
-        ranks = {b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
-    return tiktoken.Encoding(name, pat_str=PATTERNS[name], mergeable_ranks=ranks, special_tokens={})
+    with _loading:  # of two threads the second finds what the first has loaded
+        if name not in _encodings:
+            _encodings[name] = _loaded(name)
+    return _encodings[name]
+
+
+def _loaded(name: str) -> tiktoken.Encoding:
+    lines = gzip.decompress((VOCABULARY / f"{name}.tiktoken.gz").read_bytes()).splitlines()
+    ranks = {a2b_base64(token): int(rank) for token, rank in map(bytes.split, lines)}
+    encoding = tiktoken.Encoding(name, pat_str=PATTERNS[name], mergeable_ranks=ranks, special_tokens={})
+    ranks.clear()  # it has its own copy, and would keep ours too: 14 MB
+    return encoding
 
 
 def _count_pieces(text: str, encoding: str) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.tests.conftest import Gateway, Upstream, endpoint, question
 from gateway.tests.test_relay import bill_equals_ledger, route_to
+from providers.routing import Endpoint, KnownModel
 from providers.state import State, seal
 
 NO_TEMPERATURE = {
@@ -166,3 +167,39 @@ async def test_reasoning_state_that_is_refused_is_left_out_once(gateway: Gateway
 
     assert (first.text(), second.text()) == ("Without", "With")
     assert ["reasoning_details" in body["messages"][1] for body in await bodies(upstream)] == [True, False, True]
+
+
+TOO_LONG = {"status": 400, "error": {"error": {"message": "maximum context length is 8000 tokens, you sent 9000"}}}
+
+
+def with_window(number: int, url: str, window: int | None) -> Endpoint:
+    models = {"claude-opus-5-5": KnownModel("claude-opus-5-5", context_window=window)}
+    return endpoint(number, "openai", url, models=models if window else {})
+
+
+@pytest.mark.parametrize(("window", "answered"), [(200_000, True), (8000, False), (None, False)])
+async def test_a_prompt_too_long_for_one_goes_only_to_a_larger_window(
+    gateway: Gateway, upstream: Upstream, second_upstream: Upstream, window: int | None, answered: bool
+) -> None:
+    gateway.route(route_to(with_window(1, upstream.url, 8000), with_window(2, second_upstream.url, window)))
+    await upstream.default(TOO_LONG)
+    await second_upstream.default({"text": "It fits here"})
+
+    reply = await gateway.ask(question())
+
+    assert (reply.status == 200) is answered
+    assert len(await bodies(second_upstream)) == int(answered)
+    if not answered:
+        assert reply.json()["error"]["message"] == "prompt is too long: 9000 tokens > 8000 maximum"
+
+
+async def test_who_said_to_come_back_later_is_asked_last(
+    gateway: Gateway, upstream: Upstream, second_upstream: Upstream
+) -> None:
+    gateway.route(route_to(endpoint(1, "openai", upstream.url), endpoint(2, "openai", second_upstream.url)))
+    await upstream.default({"status": 429, "retry_after": 60})
+
+    first, second = await gateway.ask(question()), await gateway.ask(question())
+
+    assert (first.status, second.status) == (200, 200)
+    assert (len(await bodies(upstream)), len(await bodies(second_upstream))) == (1, 2)

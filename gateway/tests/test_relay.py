@@ -11,6 +11,7 @@ import pytest
 from accounting.ledger import Entry
 from gateway.relay import Relay
 from gateway.tests.conftest import OWNER_TOKEN, QUICK, Gateway, Upstream, endpoint, question
+from providers import tokens
 from providers.dialects import Answer
 from providers.errors import LedgerUnavailable
 from providers.routing import Endpoint, Route, Target, Timeouts
@@ -220,6 +221,7 @@ async def test_failure_after_the_commitment_is_an_error_event(gateway: Gateway, 
 
 
 async def test_usage_is_counted_when_the_provider_says_nothing(gateway: Gateway, upstream: Upstream, kind: str) -> None:
+    tokens.warm()
     gateway.route(route_to(endpoint(1, kind, upstream.url)))
     await upstream.script({"text": "Good morning to you", "usage": "none"})
     reply = await gateway.ask(question())

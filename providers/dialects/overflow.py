@@ -60,11 +60,13 @@ def _in_text(text: str) -> Figures:
         end = numbers[position + 1].start() if position + 1 < len(numbers) else len(text)
         role = _role(text[start : number.start()], text[number.end() : end])
         digits = number[0].replace(",", "").replace("_", "")
-        if role and len(digits) < 16:
-            found.setdefault(role, []).append(int(digits))
+        if len(digits) < 16:
+            found.setdefault(role or "unnamed", []).append(int(digits))
+    if "limit" in found and not {"requested", "prompt"} & found.keys():
+        found["requested"] = [number for number in found.get("unnamed", ()) if number > found["limit"][0]]
     return Figures(
         limit=found["limit"][0] if "limit" in found else None,
-        requested=max(found["requested"]) if "requested" in found else None,
+        requested=max(found["requested"]) if found.get("requested") else None,
         prompt=sum(found["prompt"]) if "prompt" in found else None,
         completion=found["completion"][0] if "completion" in found else None,
     )

@@ -236,11 +236,12 @@ def _overflow(case: Case) -> UpstreamError:
     if by_max_tokens is not None:
         return by_max_tokens
     message, requested = "prompt is too long", found.prompt or found.requested
-    if found.limit:
+    limit = found.limit or _known_window(case)
+    if limit:
         # Nobody counted here: a guess by size, and more than the limit since it was refused.
         size = len(case.exchange.body) // 4 if case.exchange else 0
-        requested = max(requested or size, found.limit + 1)
-        message = f"prompt is too long: {requested} tokens > {found.limit} maximum"
+        requested = max(requested or size, limit + 1)
+        message = f"prompt is too long: {requested} tokens > {limit} maximum"
     details = _suggest(
         "shorten the history: /compact, or a new session",
         "route this model to one with a larger context window",
@@ -248,11 +249,16 @@ def _overflow(case: Case) -> UpstreamError:
         model=case.model,
         error=said(case),
         requested=requested,
-        limit=found.limit,
+        limit=limit,
     )
     error = Refused(message, code="context_overflow", details=details)
-    error.window = found.limit or 0
+    error.window = limit or 0
     return error
+
+
+def _known_window(case: Case) -> int | None:
+    """As the provider's list of models has it."""
+    return case.exchange.endpoint.known(case.exchange.model).context_window if case.exchange else None
 
 
 def _max_tokens_overflow(case: Case, found: Figures) -> UpstreamError | None:

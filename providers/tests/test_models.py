@@ -255,10 +255,10 @@ def test_what_the_request_path_knows_of_a_provider() -> None:
     assert endpoint.options == {"pdf": True, "dialect": "deepseek"}
 
 
-def test_reading_the_routes_takes_three_queries(django_assert_num_queries: Any) -> None:
+def test_reading_the_routes_takes_four_queries(django_assert_num_queries: Any) -> None:
     for number in range(5):
         routed(f"model-{number}", saved(f"provider {number}"))
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(4):
         read_routing()
 
 

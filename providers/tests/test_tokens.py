@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from providers import tokens
 from providers.messages import Message, MessagesRequest
+from providers.tokens import View
 
 PUBLIC_SUMS = {
     "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
@@ -45,33 +46,6 @@ def image(header: bytes) -> dict[str, Any]:
 
 def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x06\0\0\0"
-
-
-def gif(width: int, height: int) -> bytes:
-    return b"GIF89a" + width.to_bytes(2, "little") + height.to_bytes(2, "little") + b"\xf7\0\0"
-
-
-def jpeg(width: int, height: int, *before: bytes) -> bytes:
-    segments = b"".join(b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data for data in before)
-    frame = b"\xff\xc2\0\x11\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big") + b"\x03" + bytes(9)
-    return b"\xff\xd8" + segments + b"\xff\xc4\0\x04\0\0" + b"\xff" + frame
-
-
-def webp(kind: bytes, chunk: bytes) -> bytes:
-    return b"RIFF\0\0\0\0WEBP" + kind + len(chunk).to_bytes(4, "little") + chunk
-
-
-def lossy(width: int, height: int) -> bytes:
-    scaled = (width | 1 << 14).to_bytes(2, "little") + (height | 1 << 14).to_bytes(2, "little")
-    return webp(b"VP8 ", b"\0\0\0\x9d\x01\x2a" + scaled)
-
-
-def lossless(width: int, height: int) -> bytes:
-    return webp(b"VP8L", b"\x2f" + (width - 1 | height - 1 << 14).to_bytes(4, "little") + bytes(5))
-
-
-def extended(width: int, height: int) -> bytes:
-    return webp(b"VP8X", bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"))
 
 
 # Text
@@ -133,7 +107,7 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     monkeypatch.setattr(tiktoken.load, "read_file", refused)
-    tokens._encoding.cache_clear()
+    monkeypatch.setattr(tokens, "_encodings", {})
 
     assert tokens.count_text("hello world") == 2
     assert tokens.count_text("hello world", "cl100k_base") == 2
@@ -216,7 +190,7 @@ def test_blocks(block: dict[str, Any], expected: int) -> None:
 def test_thinking_that_is_not_sent_is_not_counted() -> None:
     said = [{"type": "thinking", "thinking": "hello world"}, {"type": "text", "text": "hello world"}]
     request = MessagesRequest(model="any", messages=[Message(role="assistant", content=said)])
-    assert tokens.count_request(request, thinking=False) == EMPTY + 2
+    assert tokens.count_request(request, View(shows_thinking=lambda _: False)) == EMPTY + 2
 
 
 def test_an_estimate_walks_the_same_way_and_encodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,72 +220,7 @@ def test_tools_count_name_description_and_compact_schema() -> None:
     assert count("", tools=[tool, tool, {**tool, "defer_loading": True}]) == tokens.PER_TOOL_LIST + 2 * one
 
 
-# Images and documents
-
-
-@pytest.mark.parametrize("make", [png, gif, jpeg, lossy, lossless, extended])
-@pytest.mark.parametrize("size", [(1, 1), (640, 480), (1000, 750), (480, 1024)])
-def test_image_sizes_are_read_from_the_header(make: Any, size: tuple[int, int]) -> None:
-    assert tokens.image_size(make(*size)) == size
-
-
-def test_a_jpeg_may_have_segments_before_its_frame() -> None:
-    assert tokens.image_size(jpeg(640, 480, b"Exif\0\0" + bytes(20_000), b"\xff\xc0" * 10)) == (640, 480)
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "expected"),
-    [
-        (1, 1, 1),
-        (750, 1, 1),
-        (751, 1, 2),
-        (200, 200, 54),
-        (1000, 1000, 1334),
-        (1568, 765, 1600),
-        (1568, 1568, 1600),
-        (3136, 400, 419),  # fitted to 1568 by 200 first
-        (100_000, 1, 3),
-        (65_535, 65_535, 1600),
-    ],
-)
-def test_images_cost_their_fitted_area_and_at_most_1600(width: int, height: int, expected: int) -> None:
-    assert count([image(png(width, height))]) == expected
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        {"type": "url", "url": "https://example.com/a.png"},
-        {"type": "file", "file_id": "file_1"},
-        {"type": "base64", "data": ""},
-        {"type": "base64", "data": "not base64 at all!"},
-        {"type": "base64", "data": "ÄÖÜ\ud800"},
-        {"type": "base64", "data": 7},
-        {"type": "base64", "data": encoded(png(0, 5))},
-        {"type": "base64", "data": encoded(png(640, 480)[:20])},
-        {"type": "base64", "data": encoded(b"\xff\xd8" + b"\xff" * 60_000)},
-        {"type": "base64", "data": encoded(b"\xff\xd8\xff\xe1\0\0" * 8_000)},
-        {"type": "base64", "data": encoded(webp(b"????", bytes(20)))},
-        {},
-        None,
-        "https://example.com/a.png",
-    ],
-)
-def test_an_image_that_cannot_be_read_costs_the_most(source: object) -> None:
-    assert count([{"type": "image", "source": source}]) == 1600
-
-
-def test_only_the_beginning_of_an_image_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[int] = []
-    original = tokens._decoded
-
-    def noted(data: str) -> bytes:
-        decoded.append(len(data))
-        return original(data)
-
-    monkeypatch.setattr(tokens, "_decoded", noted)
-    assert count([image(png(750, 100) + bytes(3_000_000))]) == 100
-    assert decoded == [tokens.HEADER_CHARACTERS]
+# Documents
 
 
 @pytest.mark.parametrize(
