@@ -5,6 +5,7 @@ message_start ( content_block_start content_block_delta* content_block_stop )* m
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,14 @@ class WrongOrder(Exception):
 
 
 def event(payload: Mapping[str, Any]) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (payload["type"].encode(), _encode(payload))
+    return b"event: %b\ndata: %b\n\n" % (payload["type"].encode(), encoded(payload))
+
+
+def encoded(value: Any) -> bytes:
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value).encode()  # half of a surrogate pair, whose other half the next event may bring
 
 
 PING = event({"type": "ping"})
@@ -54,14 +62,14 @@ class MessageWriter:
         self._written.clear()
         return written
 
-    def start(self) -> None:
-        """Said by the first block, or by the ending of a message without any."""
+    def start(self, message: Mapping[str, Any] | None = None) -> None:
+        """Said by the first block, or by the ending of a message without any. One that is given leaves as it is."""
         if self.ended:
             raise WrongOrder("the message has ended")
         if self.started:
             return
         self.started = True
-        message: dict[str, Any] = {
+        message = message or {
             "id": self._id,
             "type": "message",
             "role": "assistant",
@@ -124,14 +132,22 @@ class MessageWriter:
             self.block = None
             self.index += 1
 
+    def aside(self, payload: Mapping[str, Any]) -> None:
+        """An event that may stand anywhere."""
+        self._written.append(event(payload))
+
     def end(self, stop_reason: str, usage: Usage, *, stop_sequence: str | None = None, details: object = None) -> None:
-        self.close()
-        self.start()
-        self.ended = True
         delta: dict[str, Any] = {"stop_reason": stop_reason, "stop_sequence": stop_sequence}
         if details is not None:
             delta["stop_details"] = details
-        self._written.append(event({"type": "message_delta", "delta": delta, "usage": usage.wire()}))
+        self.end_with({"type": "message_delta", "delta": delta, "usage": usage.wire()})
+
+    def end_with(self, message_delta: Mapping[str, Any]) -> None:
+        """Ends the message with a message_delta that was made elsewhere."""
+        self.close()
+        self.start()
+        self.ended = True
+        self._written.append(event(message_delta))
         self._written.append(event({"type": "message_stop"}))
 
     def _begin_delta(self) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -17,15 +17,21 @@ Span = tuple[int, int]
 
 def member_spans(text: bytes) -> dict[str, Span] | None:
     """Where each value of an object stands. None where a key occurs twice: then nothing stands where it seems to."""
+    found = _entries(text)
+    return None if found is None else {name: (start, end) for name, (_, start, end) in found.items()}
+
+
+def _entries(text: bytes) -> dict[str, tuple[int, int, int]] | None:
+    """Where each key begins, and where its value begins and ends."""
     position = text.index(b"{") + 1
-    spans = {}
+    entries = {}
     for name, raw in _members.decode(text).items():
         key, value = _key.match(text, position), bytes(raw)
         if key is None or not text.startswith(value, key.end()):
             return None
         position = key.end() + len(value)
-        spans[name] = (key.end(), position)
-    return spans if text[position:].strip() == b"}" else None
+        entries[name] = (key.start(1) - 1, key.end(), position)
+    return entries if text[position:].strip() == b"}" else None
 
 
 def element_spans(text: bytes) -> list[Span]:
@@ -52,6 +58,27 @@ def replace_members(text: bytes, values: Mapping[str, bytes]) -> bytes:
         parts += [text[position:start], value]
         position = end
     return b"".join([*parts, text[position:]])
+
+
+def remove_members(text: bytes, names: Collection[str]) -> bytes:
+    """The object without these members; the others stay to the byte, unless a key occurs twice."""
+    entries = _entries(text)
+    if entries is None:
+        last = _members.decode(text)
+        return msgspec.json.encode({name: value for name, value in last.items() if name not in names})
+    if not any(name in entries for name in names):
+        return text
+    parts: list[bytes] = []
+    before, is_first = 0, True
+    for name, (start, _, end) in entries.items():
+        gap = text[before:start]
+        if not parts:
+            parts.append(gap)
+        if name not in names:
+            parts += [b"" if is_first else gap, text[start:end]]
+            is_first = False
+        before = end
+    return b"".join([*parts, text[before:]])
 
 
 def keep_elements(text: bytes, spans: Sequence[Span]) -> bytes:

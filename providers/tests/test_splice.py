@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.splice import element_spans, keep_elements, member_spans, replace_members
+from providers.splice import element_spans, keep_elements, member_spans, remove_members, replace_members
 
 ODD = b'{ "model" : "a\\"b" ,\n"n":1.0e5,"b":123456789012345678, "messages":[{"model":"inner"}] ,"s":"\\u00e9\xc3\xa9"}'
 
@@ -29,6 +29,24 @@ def test_an_escaped_key_is_the_same_key() -> None:
 
 def test_a_member_that_is_not_there_is_not_added() -> None:
     assert replace_members(b'{"a":1}', {"model": b'"b"'}) == b'{"a":1}'
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "left"),
+    [
+        (b'{ "a" : 1 , "b":2,\n"c":3 }', ["a"], b'{ "b":2,\n"c":3 }'),
+        (b'{ "a" : 1 , "b":2,\n"c":3 }', ["b"], b'{ "a" : 1,\n"c":3 }'),
+        (b'{ "a" : 1 , "b":2,\n"c":3 }', ["c"], b'{ "a" : 1 , "b":2 }'),
+        (b'{ "a" : 1 , "b":2,\n"c":3 }', ["a", "c"], b'{ "b":2 }'),
+        (b'{ "a" : 1 , "b":2,\n"c":3 }', ["c", "b", "a"], b"{  }"),
+        (b'{ "a" : 1 , "b":2,\n"c":3 }', ["d"], b'{ "a" : 1 , "b":2,\n"c":3 }'),
+        (b"{}", ["a"], b"{}"),
+        (b'{"\\u0061":1,"b":{"a":2}}', ["a"], b'{"b":{"a":2}}'),
+        (b'{"a":1,"b":2,"a":3}', ["a"], b'{"b":2}'),
+    ],
+)
+def test_members_are_taken_out_and_the_others_stay(text: bytes, names: list[str], left: bytes) -> None:
+    assert remove_members(text, names) == left
 
 
 def test_elements_keep_their_bytes() -> None:
@@ -63,6 +81,15 @@ def test_any_object_is_edited_in_one_place_only(
     start, end = spans["model"]
     assert replace_members(text, {"model": b'"new"'}) == text[:start] + b'"new"' + text[end:]
     assert json.loads(text[start:end]) == "old"
+
+
+names = st.text("abcd", max_size=2)
+
+
+@given(st.dictionaries(names, st.integers() | st.just([{}]), max_size=6), st.sampled_from([None, 1]), st.sets(names))
+def test_any_members_are_taken_out(members: dict[str, object], indent: int | None, names: set[str]) -> None:
+    left = remove_members(json.dumps(members, indent=indent).encode(), names)
+    assert json.loads(left) == {name: value for name, value in members.items() if name not in names}
 
 
 @pytest.mark.parametrize("text", [b"{}", b" { } ", b'{"a":1}\n'])
