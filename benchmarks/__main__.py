@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import SCENARIOS, Scenario, peers, ratios, servers, tables
+from benchmarks import SCENARIOS, Scenario, loops, peers, ratios, servers, tables
 from benchmarks.load import Look, Tally, drive
 from benchmarks.report import Report, Result, Round, Sight, busy
 from benchmarks.servers import Gateway, Processors, Target
@@ -72,6 +72,7 @@ def main() -> int:
     effort = QUICK if options.quick else FULL
     report = run([SCENARIOS[name] for name in chosen], options.type, effort, with_peers=options.peers)
     print(tables.text(report, full=effort is FULL))
+    print(f"\n{loops.text()}")
     if options.json:
         options.json.write_text(json.dumps(report.document(), indent=2) + "\n")
     if options.store and report.sound:

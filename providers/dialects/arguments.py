@@ -44,12 +44,26 @@ class Arguments:
         return not self._fragments
 
     def add(self, fragment: str) -> str:
+        if self.sent and not self.complete:
+            return self.go_on(fragment)
         leaving, self.spill = self._take(fragment)
         while not self.sent and self.spill.startswith("{"):
             after = _EMPTY_OBJECTS.sub("", self.spill) or "{}"
             self._reset()
             leaving, self.spill = self._take(after)
         return leaving
+
+    def go_on(self, fragment: str) -> str:
+        """In the middle of an object that has begun to leave: nearly every fragment."""
+        end, self._depth, self._in_string, self._after_backslash = hot.scan(
+            fragment, self._depth, self._in_string, self._after_backslash
+        )
+        if end >= 0:
+            self.complete = True
+            fragment, self.spill = fragment[:end], fragment[end:].strip()
+        self._fragments.append(fragment)
+        self.length += len(fragment)
+        return fragment
 
     def rest(self) -> str:
         """The call ends: everything that was held, repaired where that can be done without inventing."""

@@ -30,6 +30,11 @@ class Calls:
         function = entry.function
         name = (function.name if function else None) or ""
         arguments = (function.arguments if function else None) or ""
+        if arguments and entry.index is not None and not (name or entry.id or entry.extra_content):
+            known = self._by_index.get(entry.index)
+            if known is not None:  # nearly every fragment
+                self._composer.go_on(known.call.last(), arguments)
+                return
         call = self._of(entry, name, arguments)
         if call is None:
             return

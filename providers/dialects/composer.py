@@ -75,6 +75,7 @@ class Composer:
         self.writer = MessageWriter(message_id, exchange.request.model)
         self.characters = 0
         self.sample = ""
+        self._samples = True
         self.notes: set[str] = set()
         self.said_text = self.used_tool = self.cut_call = False
         self.stopped_by: str | None = None  # a stop sequence was met: nothing after it counts
@@ -94,6 +95,7 @@ class Composer:
         self._thought: list[str] = []  # the reasoning of the open block, as far as it must come back
         self._details: list[dict[str, Any]] = []
         self._signatures: dict[str, str] = {}
+        self._flowing: Call | None = None  # open, and its arguments leave as they come
 
     # Text and thinking
 
@@ -226,8 +228,12 @@ class Composer:
 
     def _note(self, text: str) -> None:
         self.characters += len(text)
-        if len(self.sample) < SAMPLE:
-            self.sample += text[:SAMPLE]
+        if self._samples:
+            self._sample(text)
+
+    def _sample(self, text: str) -> None:
+        self.sample += text[:SAMPLE]
+        self._samples = len(self.sample) < SAMPLE
 
     # Tool calls
 
@@ -241,6 +247,8 @@ class Composer:
     def name(self, call: Call, name: str) -> None:
         if not call.name:
             call.name = name
+            if call.next is not None:
+                self.name(call.next, name)
         elif self._habits.split_names and not call.is_open and call.arguments.blank and name != call.name:
             call.name += name
 
@@ -261,6 +269,23 @@ class Composer:
             call = self._decide(call, call.echo_of)
         if spill:
             self._run_on(call, spill)
+
+    def go_on(self, call: Call, fragment: str) -> None:
+        """A fragment, and what may leave then."""
+        arguments = call.arguments
+        if call is not self._flowing or arguments.complete:
+            self.add(call, fragment)
+            self.move(call)
+            return
+        # Nearly every fragment: of the call that is open, in the middle of its arguments.
+        self.characters += len(fragment)
+        if self._samples:
+            self._sample(fragment)
+        self.writer.arguments(arguments.go_on(fragment))
+        if arguments.complete:
+            if arguments.spill:
+                self._run_on(call, arguments.spill)
+            self.move(call)
 
     def move(self, call: Call) -> None:
         """After news of a call: what may leave, leaves."""
@@ -333,6 +358,7 @@ class Composer:
         if call.unsent and not self._habits.repair_args:
             self.writer.arguments("".join(call.unsent))
             call.unsent.clear()
+            self._flowing = call
 
     def _may_be_signed(self, call: Call) -> bool:
         if self._habits.reasoning_history != "thought_signature" or call.signature:
@@ -351,7 +377,7 @@ class Composer:
     def _close(self, call: Call) -> None:
         if not call.is_open:
             self._open(call)
-        call.is_closed = True
+        call.is_closed, self._flowing = True, None
         if self._habits.repair_args:
             text = self._mended(call)
             self.cut_call = parsed(text) is BROKEN
@@ -369,7 +395,7 @@ class Composer:
 
     @cached_property
     def _offered(self) -> list[Tool]:
-        return tools.offered(self._exchange.request, self._habits.most_tools)
+        return tools.offered_by(self._exchange.request, self._habits)
 
     @cached_property
     def _names(self) -> ToolNames:

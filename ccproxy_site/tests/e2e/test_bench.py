@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ratios
+from benchmarks import loops, ratios
 from ccproxy_site.tests.e2e.family import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -28,6 +28,13 @@ def test_a_request_costs_no_more_than_a_third_above_what_was_kept(tmp_path: Path
             return
 
     pytest.fail(f"the gateway's CPU in that of bare Daphne: {worse}; at most {most}, a third above {ratios.FILE.name}")
+
+
+def test_what_is_compiled_gains_from_it() -> None:
+    """A loop that gains nothing should not be compiled; a fifth is little enough to be no accident of one run."""
+    ratios_of = {gain.name: gain.ratio for gain in loops.gains()}
+    assert len(ratios_of) == len(loops.LOOPS), "the compiled loops were not built: make setup"
+    assert min(ratios_of.values()) > 1.2, ratios_of
 
 
 def measured(folder: Path, scenarios: list[str]) -> dict[str, float]:
