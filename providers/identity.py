@@ -43,3 +43,7 @@ def message_id() -> str:
 
 def tool_use_id() -> str:
     return "toolu_" + unique_base62(22)
+
+
+def server_tool_use_id() -> str:
+    return "srvtoolu_" + unique_base62(22)

@@ -47,7 +47,7 @@ KEEP_ALIVE_SECONDS = 60.0
 # An answer's head: its lines, each line, and interim answers before it. So it stays below a megabyte.
 MOST_HEADERS, LONGEST_LINE, MOST_INTERIM = 100, 8190, 20
 
-_versioned = re.compile(r"/(v\d+[a-z0-9]*|openai)$")
+_versioned = re.compile(r"/(v\d+[a-z0-9]*|openai|models|deployments/[^/]+)$")
 
 
 def url_for(base_url: str, path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from providers.dialects import anthropic, chat
+from providers.dialects import anthropic, chat, responses
 from providers.dialects.dialect import Answer, Dialect, Exchange, Outbound
 
 __all__ = ["DIALECTS", "Answer", "Dialect", "Exchange", "Outbound"]
@@ -12,4 +12,5 @@ __all__ = ["DIALECTS", "Answer", "Dialect", "Exchange", "Outbound"]
 DIALECTS: Mapping[str, Dialect] = {
     "anthropic": anthropic.DIALECT,
     "openai": chat.DIALECT,
+    "responses": responses.DIALECT,
 }

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from providers.dialects.dialect import Exchange
+from providers.dialects.fields import REFUSALS
 from providers.dialects.history import system_text
 from providers.dialects.names import ToolNames
 from providers.dialects.profiles import Habits
@@ -19,14 +20,9 @@ from providers.messages import MessagesRequest, Tool
 
 def refuse_the_impossible(request: MessagesRequest) -> None:
     """What would silently change the answer if it were dropped."""
-    if request.mcp_servers:
-        raise BadMessage("mcp_servers: not available on this route: the model would lack their tools")
-    if request.safeguards:
-        raise BadMessage("safeguards: not available on this route")
-    if request.thread is not None and (not isinstance(request.thread, dict) or request.thread.get("type") != "create"):
-        raise BadMessage("thread: only new threads are available on this route")
-    if request.max_tokens == 0:
-        raise BadMessage("max_tokens: 0 is not available on this route")
+    for name, is_refused, sentence in REFUSALS:
+        if is_refused(getattr(request, name)):
+            raise BadMessage(f"{name}: {sentence}")
 
 
 def tool_names(request: MessagesRequest, ours: Habits, offered: list[Tool]) -> ToolNames:
@@ -51,9 +47,17 @@ def choice(request: MessagesRequest, ours: Habits, offered: list[Tool]) -> Choic
     kind, name = wanted.get("type"), str(wanted.get("name"))
     if kind in {"any", "tool"}:
         _refuse_the_absent(request, kind, name, offered)
-        if not ours.forced_choice_when_thinking and thinks(request):
+        if ours.forced_choice_when_thinking == "auto" and thinks(request):
             return Choice("auto")
     return Choice(kind, name if kind == "tool" else "") if kind in {"auto", "any", "none", "tool"} else None
+
+
+def without_thinking(request: MessagesRequest, ours: Habits) -> MessagesRequest:
+    """For upstreams that cannot be made to call a tool while they think: the call matters more."""
+    is_forced = (request.tool_choice or {}).get("type") in {"any", "tool"}
+    if ours.forced_choice_when_thinking != "stop_thinking" or not is_forced or not thinks(request):
+        return request
+    return msgspec.structs.replace(request, thinking={"type": "disabled"})
 
 
 def _refuse_the_absent(request: MessagesRequest, kind: str, name: str, offered: list[Tool]) -> None:
@@ -79,9 +83,23 @@ def wanted_schema(request: MessagesRequest) -> Mapping[str, Any] | None:
     return schema if isinstance(schema, dict) else None
 
 
+def instructions(request: MessagesRequest, ours: Habits) -> str:
+    """The system prompt, with the wanted schema where the upstream has no other place for it."""
+    system, schema = system_text(request), wanted_schema(request)
+    if schema is None or ours.structured == "json_schema":
+        return system
+    wanted = f"Answer with JSON alone, after this schema:\n{msgspec.json.encode(schema).decode()}"
+    return f"{system}\n\n{wanted}" if system else wanted
+
+
 def stop_sequences(request: MessagesRequest) -> list[str]:
     """Those that can stop anything: white space alone is no reason to end."""
     return [stop for stop in request.stop_sequences or () if stop.strip()]
+
+
+def user_digest(exchange: Exchange) -> str:
+    """Always the same for a key, and nobody can tell from it whose key it is."""
+    return "u_" + hmac.digest(exchange.secret, b"user\0" + exchange.key_id.encode(), "sha256").hex()[:32]
 
 
 def cache_key(exchange: Exchange) -> str:

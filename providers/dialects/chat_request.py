@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Any, TypeAlias
+from urllib.parse import urlencode
 
 import msgspec
 
-from providers.dialects import asked, lessons, tools
+from providers.dialects import asked, lessons, schemas, tools
 from providers.dialects.dialect import Exchange, Outbound
 from providers.dialects.history import (
     Call,
@@ -19,11 +20,11 @@ from providers.dialects.history import (
     Turn,
     read_turns,
     result_text,
-    system_text,
+    without_billing_line,
 )
 from providers.dialects.names import ToolNames
 from providers.dialects.profiles import Habits, habits_of
-from providers.dialects.reasoning import REASONING, reasons_always, thinks
+from providers.dialects.reasoning import REASONING, effort, reasons_always, thinks
 from providers.errors import BadMessage
 from providers.messages import MessagesRequest, Tool
 
@@ -32,20 +33,32 @@ Json: TypeAlias = dict[str, Any]
 MOST_STOPS = 4
 SIGNATURE_LOST = "skip_thought_signature_validator"
 OPENING = "(conversation continues)"
+# For upstreams that refuse a history of calls without tools.
+STAND_IN: Json = {
+    "type": "function",
+    "function": {
+        "name": "no_tool",
+        "description": "Does nothing: there are no tools now.",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
 
 
 def encode(exchange: Exchange) -> Outbound:
-    request, ours = exchange.request, habits_of(exchange)
+    ours = habits_of(exchange)
+    request = asked.without_thinking(exchange.request, ours)
     asked.refuse_the_impossible(request)
-    offered = tools.offered(request, ours.most_tools)
+    offered = tools.offered_by(request, ours)
+    if offered and not ours.structured_with_tools:
+        ours = msgspec.structs.replace(ours, structured="none")
     turns = read_turns(request, ours, exchange.secret, "openai")
     names = asked.tool_names(request, ours, offered)
     body: Json = {
         "model": exchange.model,
         "messages": _messages(request, turns, ours, names),
         **_tools(request, ours, offered, names),
-        **_limits(request, ours),
-        **_sampling(exchange, ours),
+        **_limits(exchange, ours),
+        **_sampling(request, exchange.model, ours),
         **REASONING[ours.reasoning](request, exchange.model, ours),
         **_format(request, ours),
         **_delivery(exchange, ours),
@@ -56,14 +69,15 @@ def encode(exchange: Exchange) -> Outbound:
         "content-type": "application/json",
         "accept": "text/event-stream" if exchange.streams else "application/json",
     }
-    return Outbound("/chat/completions", msgspec.json.encode(lessons.apply(body, exchange.lessons)), headers)
+    path = "/chat/completions" + (f"?{urlencode({'api-version': ours.api_version})}" if ours.api_version else "")
+    return Outbound(path, msgspec.json.encode(lessons.apply(body, exchange.lessons)), headers)
 
 
 # Messages
 
 
 def _messages(request: MessagesRequest, turns: list[Turn], ours: Habits, names: ToolNames) -> list[Json]:
-    conversation = _Conversation(ours, names, thinks=thinks(request))
+    conversation = _Conversation(ours, names, thinks=effort(request) != "none")
     system = _system(request, ours)
     if system:
         conversation.messages.append({"role": ours.system_role, "content": system})
@@ -83,13 +97,17 @@ def _messages(request: MessagesRequest, turns: list[Turn], ours: Habits, names: 
     return conversation.messages
 
 
-def _system(request: MessagesRequest, ours: Habits) -> str:
-    system = system_text(request)
-    schema = asked.wanted_schema(request)
-    if schema is not None and ours.structured != "json_schema":
-        wanted = f"Answer with JSON alone, after this schema:\n{msgspec.json.encode(schema).decode()}"
-        system = f"{system}\n\n{wanted}" if system else wanted
-    return system
+def _system(request: MessagesRequest, ours: Habits) -> str | list[Json]:
+    blocks = request.system_blocks() if ours.cache_marks != "drop" else []
+    if not any(block.get("cache_control") for block in blocks):
+        return asked.instructions(request, ours)
+    parts = [
+        _text_part(text, _marked(block.get("cache_control"), ours))
+        for block in blocks
+        if isinstance(block.get("text"), str) and (text := without_billing_line(block["text"]))
+    ]
+    only_wanted = asked.instructions(msgspec.structs.replace(request, system=None), ours)
+    return [*parts, _text_part(only_wanted)] if only_wanted else parts
 
 
 class _Conversation:
@@ -111,8 +129,8 @@ class _Conversation:
             return
         if self._ours.assistant_after_tool and self.messages and self.messages[-1]["role"] == "tool":
             self.messages.append({"role": "assistant", "content": "Understood."})
-        texts = [part["text"] for part in parts if part["type"] == "text"]
-        # Many servers refuse a list where a string would do.
+        # Many servers refuse a list where a string would do; only a mark needs one.
+        texts = [part["text"] for part in parts if part["type"] == "text" and len(part) == 2]
         content = "\n\n".join(texts) if len(texts) == len(parts) else parts
         self.messages.append({"role": "user", "content": content})
 
@@ -158,33 +176,45 @@ class _Conversation:
     def results(self, calls: list[Call]) -> None:
         """One tool message for each call, in the order of the calls; media cannot stand there and comes after."""
         for call in calls:
-            self.messages.append({"role": "tool", "tool_call_id": call.id, "content": result_text(call.result)})
+            text: str | list[Json] = result_text(call.result)
+            if call.result and (mark := _marked(call.result.mark, self._ours)):
+                text = [_text_part(str(text), mark)]
+            self.messages.append({"role": "tool", "tool_call_id": call.id, "content": text})
         for call in calls:
             for part in call.result.parts if call.result else ():
                 if not isinstance(part, Text):
                     kind = "image" if isinstance(part, Image) else "document"
-                    self.user([_text_part(f"[{kind} returned by {call.name}]"), _content_part(part)])
+                    self.user([_text_part(f"[{kind} returned by {call.name}]"), _content_part(part, self._ours)])
 
     def user_side(self, turn: Turn) -> None:
         for part in turn.parts:
             if isinstance(part, Result):
                 if part.stray_of:
                     self.user([_text_part(f"[result of an earlier tool call {part.stray_of}]")])
-                    self.user([_content_part(inner) for inner in part.parts])
+                    self.user([_content_part(inner, self._ours) for inner in part.parts])
             elif isinstance(part, SystemText):
                 self.flush()
                 self.messages.append({"role": self._ours.mid_system, "content": part.text})
             elif isinstance(part, Text | Image | File):
-                self.user([_content_part(part)])
+                self.user([_content_part(part, self._ours)])
 
 
-def _text_part(text: str) -> Json:
-    return {"type": "text", "text": text}
+def _text_part(text: str, mark: Json | None = None) -> Json:
+    return {"type": "text", "text": text, **(mark or {})}
 
 
-def _content_part(part: Text | Image | File) -> Json:
+def _marked(mark: Any, ours: Habits) -> Json:
+    """Where the client wants the cache to reach, in the upstream's words."""
+    if ours.cache_marks == "drop" or not isinstance(mark, dict):
+        return {}
+    if ours.cache_marks == "breakpoint":
+        return {"prompt_cache_breakpoint": {"mode": "explicit"}}
+    return {"cache_control": mark}
+
+
+def _content_part(part: Text | Image | File, ours: Habits) -> Json:
     if isinstance(part, Text):
-        return _text_part(part.text)
+        return {"type": "text", "text": part.text, **_marked(part.mark, ours)}
     if isinstance(part, Image):
         return {"type": "image_url", "image_url": {"url": part.url}}
     return {"type": "file", "file": {"filename": part.name, "file_data": part.url}}
@@ -206,31 +236,42 @@ def _prefill(body: Json, ours: Habits) -> None:
 
 
 def _tools(request: MessagesRequest, ours: Habits, offered: list[Tool], names: ToolNames) -> Json:
-    choice = asked.choice(request, ours, offered)
+    search = tools.search_of(request, ours)
+    choice = asked.choice(request, ours, [*offered, search] if search is not None else offered)
+    fields: Json = {"plugins": [{"id": "web"}]} if search is not None else {}
     if not offered:
-        return {}
-    fields: Json = {"tools": [_function(tool, names) for tool in offered]}
-    if choice is not None and choice.kind == "none" and not ours.none_choice:
-        return fields if asked.has_calls(request) else {}
-    if choice is not None:
-        fields["tool_choice"] = _choice(choice, ours, names)
+        return {**fields, **_stand_in(request, ours)}
+    if choice is not None and choice.kind == "none" and not ours.none_choice and not asked.has_calls(request):
+        return fields
+    fields["tools"] = [_function(tool, ours, names) for tool in offered]
+    if choice is not None and (choice.kind != "none" or ours.none_choice):
+        # A search is no call: the upstream makes it by itself.
+        is_search = search is not None and choice.kind == "tool" and choice.name == search.get("name")
+        fields["tool_choice"] = "auto" if is_search else _choice(choice, ours, names)
     if asked.forbids_parallel_calls(request) and ours.parallel_tool_calls:
         fields["parallel_tool_calls"] = False
     return fields
 
 
+def _stand_in(request: MessagesRequest, ours: Habits) -> Json:
+    if not ours.needs_tools or not asked.has_calls(request):
+        return {}
+    return {"tools": [STAND_IN], **({"tool_choice": "none"} if ours.none_choice else {})}
+
+
 def _choice(choice: asked.Choice, ours: Habits, names: ToolNames) -> Any:
-    if choice.kind == "tool":
+    if choice.kind == "tool" and ours.forced_choice != "auto":
         return {"type": "function", "function": {"name": names.sent(choice.name)}}
-    return ours.forced_choice if choice.kind == "any" else choice.kind
+    return ours.forced_choice if choice.kind in {"any", "tool"} else choice.kind
 
 
-def _function(tool: Tool, names: ToolNames) -> Json:
+def _function(tool: Tool, ours: Habits, names: ToolNames) -> Json:
     function: Json = {"name": names.sent(str(tool.get("name")))}
-    if isinstance(tool.get("description"), str):
-        function["description"] = tool["description"]
-    function["parameters"] = tools.parameters(tool)
-    if tool.get("strict") is True and tools.is_strict(tool.get("input_schema")):
+    description = tools.described(tool, ours)
+    if description is not None:
+        function["description"] = description
+    function["parameters"] = schemas.parameters(tool, ours.schema_profile)
+    if tool.get("strict") is True and ours.schema_profile == "openai" and schemas.is_strict(tool.get("input_schema")):
         function["strict"] = True
     return {"type": "function", "function": function}
 
@@ -238,14 +279,16 @@ def _function(tool: Tool, names: ToolNames) -> Json:
 # Parameters
 
 
-def _limits(request: MessagesRequest, ours: Habits) -> Json:
-    if request.max_tokens is None:
+def _limits(exchange: Exchange, ours: Habits) -> Json:
+    wanted = exchange.request.max_tokens
+    if wanted is None:
         return {}
-    return {ours.max_tokens_field: min(request.max_tokens, ours.max_output_tokens or request.max_tokens)}
+    known = (ours.max_output_tokens, exchange.endpoint.known(exchange.model).max_output)
+    return {ours.max_tokens_field: min([wanted, *(most for most in known if most)])}
 
 
-def _sampling(exchange: Exchange, ours: Habits) -> Json:
-    request, reasons = exchange.request, bool(reasons_always(exchange.model, ours))
+def _sampling(request: MessagesRequest, model: str, ours: Habits) -> Json:
+    reasons = bool(reasons_always(model, ours))
     fields: Json = {}
     if not reasons and not thinks(request):
         fields = {"temperature": request.temperature, "top_p": request.top_p}
@@ -262,18 +305,24 @@ def _format(request: MessagesRequest, ours: Habits) -> Json:
         return {}
     if ours.structured == "json_object":
         return {"response_format": {"type": "json_object"}}
-    wanted = {"name": "output", "schema": tools.cleaned(schema), "strict": tools.is_strict(schema)}
+    clean = schemas.cleaned(schema, ours.schema_profile)
+    wanted = {"name": "output", "schema": clean, "strict": schemas.is_strict(clean)}
     return {"response_format": {"type": "json_schema", "json_schema": wanted}}
 
 
 def _delivery(exchange: Exchange, ours: Habits) -> Json:
+    request = exchange.request
     fields: Json = {}
     if exchange.streams:
         fields["stream"] = True
         if ours.stream_usage:
             fields["stream_options"] = {"include_usage": True}
-    if ours.service_tier and exchange.request.service_tier == "standard_only":
+    if ours.fast_tier and request.speed == "fast":
+        fields["service_tier"] = "priority"
+    elif ours.service_tier and request.service_tier == "standard_only":
         fields["service_tier"] = "default"
+    if ours.safety_identifier != "none" and exchange.key_id:
+        fields[ours.safety_identifier] = asked.user_digest(exchange)
     if ours.prompt_cache_key:
         fields["prompt_cache_key"] = asked.cache_key(exchange)
     return fields

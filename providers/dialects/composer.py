@@ -85,6 +85,8 @@ class Composer:
         self._dialect = dialect
         self._queue: deque[Words | Call] = deque()  # from the open call on; empty while text flows
         self._run_together = 0
+        self._calls_once = habits.strict_parallel and asked.forbids_parallel_calls(exchange.request)
+        self._has_called = False
         self._blank: list[str] = []  # white space that only text after it would justify
         stops = asked.stop_sequences(exchange.request)
         self._stops = Stops(stops) if stops else None
@@ -241,7 +243,12 @@ class Composer:
         self._say_held()
         self._blank.clear()
         call = Call()
-        self._queue.append(call)
+        if self._calls_once and self._has_called:
+            call.is_closed = True
+            self.notes.add("parallel_call_dropped")
+        else:
+            self._queue.append(call)
+        self._has_called = True
         return call
 
     def name(self, call: Call, name: str) -> None:
@@ -304,7 +311,7 @@ class Composer:
 
     def _run_on(self, call: Call, spill: str) -> None:
         """More after a complete object: another call of the same tool, run together with it, or a mere repeat."""
-        if not spill.startswith("{") or self._run_together >= MOST_RUN_TOGETHER:
+        if not spill.startswith("{") or self._run_together >= MOST_RUN_TOGETHER or self._calls_once:
             self.notes.add("garbage_after_arguments")
             call.arguments.is_over = True
             return

@@ -28,6 +28,7 @@ _encode = msgspec.json.Encoder().encode
 
 class Text(msgspec.Struct, gc=False):
     text: str
+    mark: Any = None  # the client's cache_control
 
 
 class SystemText(msgspec.Struct):
@@ -63,6 +64,7 @@ class Result(msgspec.Struct):
     parts: list[Text | Image | File]
     is_error: bool = False
     stray_of: str = ""  # it answers no call of the turn before: the tool, or the id, it is of
+    mark: Any = None  # the client's cache_control
 
 
 Part: TypeAlias = Text | SystemText | Image | File | Thinking | Call | Result
@@ -97,7 +99,7 @@ def read_turns(request: MessagesRequest, habits: Habits, secret: bytes, dialect:
         for turn in silent:
             if turn.says_something:
                 _append(turns, turn.assistant, turn.parts)
-    _match(turns, CallIds(habits.tool_id_limit))
+    _match(turns, CallIds(habits.tool_id_limit, alphanumeric=habits.tool_id_form == "alphanumeric"))
     return turns
 
 
@@ -155,10 +157,10 @@ def system_text(request: MessagesRequest) -> str:
 
 
 def _joined_system(texts: Iterable[str]) -> str:
-    return "\n\n".join(text for text in map(_without_billing_line, texts) if text)
+    return "\n\n".join(text for text in map(without_billing_line, texts) if text)
 
 
-def _without_billing_line(text: str) -> str:
+def without_billing_line(text: str) -> str:
     """Meaningless to foreign models, and with older clients different in every request: it would defeat caches."""
     return text.partition("\n")[2].lstrip("\n") if text.startswith(BILLING_LINE) else text
 
@@ -229,10 +231,11 @@ class _Reader:
         """A block of the user's."""
         if block["type"] == "tool_result":
             shown = self._result(block.get("content"))
-            parts.append(Result(block["tool_use_id"], shown, block.get("is_error") is True))
+            failed, mark = block.get("is_error") is True, block.get("cache_control")
+            parts.append(Result(block["tool_use_id"], shown, failed, mark=mark))
         elif block["type"] == "text":
             if block["text"]:
-                parts.append(Text(block["text"]))
+                parts.append(Text(block["text"], block.get("cache_control")))
         else:
             parts.extend(self._content(block))
 

@@ -107,7 +107,8 @@ class Lessons:
 
     def of_provider(self, provider: int) -> dict[str, tuple[Lesson, ...]]:
         """By model, for the one who asks what was learnt."""
-        models = [model for known, model in self._learnt if known == provider]
+        # A list of its own: the admin asks from another thread.
+        models = [model for known, model in list(self._learnt) if known == provider]
         return {model: lessons for model in models if (lessons := self.of(provider, model))}
 
 

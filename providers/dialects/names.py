@@ -11,6 +11,7 @@ from providers.identity import base62
 
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _LEGAL_ID = re.compile(r"[a-zA-Z0-9_-]+")
+_ALPHANUMERIC = re.compile(r"[a-zA-Z0-9]+")
 NAME_LIMIT = 64
 ID_LIMIT = 40
 
@@ -52,10 +53,12 @@ class CallIds:
     """Ids of calls for one request: each call gets its own, legal upstream. Feed calls in their order.
 
     Histories made elsewhere repeat ids (`call_0` in every turn), leave them empty, or use any characters at any length.
+    `alphanumeric` ids have letters and digits alone, and exactly as many as the limit.
     """
 
-    def __init__(self, limit: int = ID_LIMIT) -> None:
+    def __init__(self, limit: int = ID_LIMIT, *, alphanumeric: bool = False) -> None:
         self._limit = limit
+        self._alphanumeric = alphanumeric
         self._uses: Counter[str] = Counter()
         self._distinct: set[str] = set()
         self._taken: set[str] = set()
@@ -75,7 +78,7 @@ class CallIds:
 
     def _legal(self, wanted: str) -> str:
         legal, attempt = wanted, 0
-        if len(wanted) > self._limit or not _LEGAL_ID.fullmatch(wanted):
+        if not self._is_legal(wanted):
             legal = self._hashed(wanted)
         while legal in self._taken:
             attempt += 1
@@ -83,6 +86,13 @@ class CallIds:
         self._taken.add(legal)
         return legal
 
+    def _is_legal(self, wanted: str) -> bool:
+        if self._alphanumeric:
+            return len(wanted) == self._limit and _ALPHANUMERIC.fullmatch(wanted) is not None
+        return len(wanted) <= self._limit and _LEGAL_ID.fullmatch(wanted) is not None
+
     def _hashed(self, wanted: str) -> str:
-        digest = hashlib.sha256(wanted.encode("utf-8", "replace")).digest()
-        return f"call_{base62(int.from_bytes(digest), 30)}"[: self._limit]
+        digest = int.from_bytes(hashlib.sha256(wanted.encode("utf-8", "replace")).digest())
+        if self._alphanumeric:
+            return base62(digest, self._limit + self._limit % 2)[: self._limit]
+        return f"call_{base62(digest, 30)}"[: self._limit]

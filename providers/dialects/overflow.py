@@ -20,7 +20,10 @@ class Figures(msgspec.Struct, frozen=True):
 _AFTER: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "completion",
-        re.compile(r"\s*(?:tokens? )?(?:in|of|for|from) the (?:completion|output)|\s*`?max_(?:new_)?tokens"),
+        re.compile(
+            r"\s*(?:tokens? )?(?:in|of|for|from) the (?:completion|output)|\s*`?max_(?:new_)?tokens"
+            r"|\s*(?:output|completion) tokens"
+        ),
     ),
     (
         "prompt",

@@ -13,10 +13,13 @@ Json: TypeAlias = dict[str, Any]
 
 
 def reasons_always(model: str, ours: Habits) -> bool | None:
-    """None where nobody knows."""
+    """By the first pattern that matches, where `!` says that it does not; None where nobody knows."""
     if ours.reasoning_models is None:
         return None
-    return any(fnmatch.fnmatchcase(model.lower(), pattern) for pattern in ours.reasoning_models)
+    for pattern in ours.reasoning_models:
+        if fnmatch.fnmatchcase(model.lower(), pattern.removeprefix("!").lower()):
+            return not pattern.startswith("!")
+    return False
 
 
 def thinks(request: MessagesRequest) -> bool:
@@ -96,12 +99,20 @@ def _as_object(request: MessagesRequest, _model: str, ours: Habits) -> Json:
 
 
 def _by_enabling(request: MessagesRequest, _model: str, _ours: Habits) -> Json:
-    if effort(request) == "none":
+    """Qwen thinks only in streams."""
+    if effort(request) == "none" or (thinks(request) and not request.stream):
         return {"enable_thinking": False}
     budget = (request.thinking or {}).get("budget_tokens")
     if not thinks(request):
         return {}
     return {"enable_thinking": True, **({"thinking_budget": budget} if isinstance(budget, int) else {})}
+
+
+def _by_template(request: MessagesRequest, _model: str, _ours: Habits) -> Json:
+    """The servers that render a chat template hand it a switch; templates that have none pass over it."""
+    if effort(request) == "none":
+        return {"chat_template_kwargs": {"enable_thinking": False}}
+    return {"chat_template_kwargs": {"enable_thinking": True}} if thinks(request) else {}
 
 
 def _not_at_all(_request: MessagesRequest, _model: str, _ours: Habits) -> Json:
@@ -114,5 +125,6 @@ REASONING: Mapping[str, Reasoning] = {
     "thinking_effort": _by_switch_and_effort,
     "openrouter": _as_object,
     "qwen": _by_enabling,
+    "template": _by_template,
     "off": _not_at_all,
 }

@@ -514,7 +514,7 @@ RULES: tuple[Rule, ...] = (
         _rate_limited,
         statuses=frozenset({429}),
         names=frozenset({"rate_limit_exceeded", "rate_limit_error", "too_many_requests", "resource_exhausted"}),
-        text=_pattern("tokens per minute", "too many requests", r"rate.?limit (?:exceeded|reached)"),
+        text=_pattern("tokens per minute", "too many requests", r"rate.?limit.{0,12}\b(?:exceeded|reached|triggered)"),
     ),
     Rule(
         "overloaded",

@@ -1,15 +1,19 @@
-"""Which tools a foreign upstream is offered, and their schemas cleaned of what upstreams stumble over."""
+"""Which tools a foreign upstream is offered, and how they are described to it."""
 
 from __future__ import annotations
 
-import functools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from providers.dialects.profiles import Habits
+from providers.dialects.schemas import parameters
 from providers.errors import BadMessage
 from providers.messages import MessagesRequest, Tool
+
+__all__ = ["described", "offered", "offered_by", "parameters", "search_of", "without_search"]
 
 _STRING: dict[str, Any] = {"type": "string"}
 _NUMBER: dict[str, Any] = {"type": "integer"}
@@ -43,12 +47,54 @@ CLIENT_TOOLS: Mapping[str, Tool] = {
         {"path": _STRING, "old_path": _STRING, "new_path": _STRING, **_EDITS},
     ),
 }
+_POINT: dict[str, Any] = {"type": "array", "items": _NUMBER}
+COMPUTER: Tool = {
+    "description": "See and use a computer: take a screenshot, move and click the mouse, type text and press keys.",
+    "input_schema": {
+        "type": "object",
+        "properties": {
+            "action": {
+                "type": "string",
+                "description": "screenshot, left_click, type, key, mouse_move, scroll, wait …",
+            },
+            "coordinate": {**_POINT, "description": "x and y on the screen, in pixels"},
+            "start_coordinate": _POINT,
+            "text": {"type": "string", "description": "to type, or the keys to press"},
+            "scroll_direction": {"type": "string", "enum": ["up", "down", "left", "right"]},
+            "scroll_amount": _NUMBER,
+            "duration": {"type": "number", "description": "seconds"},
+            "region": _POINT,
+        },
+        "required": ["action"],
+    },
+}
 # Without them the client would wait for what never comes.
 IMPOSSIBLE_TOOLS = ("computer_", "browser_toolset_")
+TOOLSETS = ("computer_toolset_", "browser_toolset_")
 SEARCH_TOOLS = "tool_search_tool_"
+WEB_SEARCH = "web_search_"
 
 
-def offered(request: MessagesRequest, most: int) -> list[Tool]:
+def offered_by(request: MessagesRequest, ours: Habits) -> list[Tool]:
+    """Those that this upstream's model is given, besides a search of its own."""
+    if ours.web_search == "native":
+        request = without_search(request)
+    return offered(request, ours.most_tools, computer=ours.computer_use)
+
+
+def search_of(request: MessagesRequest, ours: Habits) -> Tool | None:
+    """The client's web search, where the provider has one of its own."""
+    if ours.web_search != "native":
+        return None
+    return next((tool for tool in request.tools or () if _kind(tool).startswith(WEB_SEARCH)), None)
+
+
+def without_search(request: MessagesRequest) -> MessagesRequest:
+    others = [tool for tool in request.tools or () if not _kind(tool).startswith(WEB_SEARCH)]
+    return request if len(others) == len(request.tools or ()) else msgspec.structs.replace(request, tools=others)
+
+
+def offered(request: MessagesRequest, most: int, *, computer: bool = False) -> list[Tool]:
     """The tools that a foreign model can be given, by name once each: plain functions with an input_schema.
 
     Raises BadMessage where nothing would be left of what the client relies on.
@@ -63,7 +109,7 @@ def offered(request: MessagesRequest, most: int) -> list[Tool]:
         is_open = searchable or name in references or changes.get(name) is True or not tool.get("defer_loading")
         if not is_open or changes.get(name) is False or name in usable:
             continue
-        plain = _as_function(tool)
+        plain = _as_function(tool, computer=computer)
         if plain is not None:
             usable[name] = plain
         elif not _kind(tool).startswith(SEARCH_TOOLS):
@@ -77,11 +123,13 @@ def _kind(tool: Tool) -> str:
     return str(tool.get("type") or "custom")
 
 
-def _as_function(tool: Tool) -> Tool | None:
+def _as_function(tool: Tool, *, computer: bool) -> Tool | None:
     """None for what only the vendor's own servers can run."""
     kind = _kind(tool)
     if kind == "custom" or isinstance(tool.get("input_schema"), dict):
         return tool
+    if computer and kind.startswith("computer_") and not kind.startswith(TOOLSETS):
+        return {**COMPUTER, "name": tool.get("name") or "computer"}
     if kind.startswith(IMPOSSIBLE_TOOLS):
         raise BadMessage(f"tools: {kind} is not available on this route")
     known = next((known for beginning, known in CLIENT_TOOLS.items() if kind.startswith(beginning)), None)
@@ -125,91 +173,24 @@ def _references(request: MessagesRequest) -> set[str]:
     }
 
 
-# Schemas
+# Descriptions
 
-NOISE = frozenset({"$schema", "$id", "$comment"})
-# Under these stand schemas by name, and the names are the tool's own.
-NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-# And under these stands data.
-DATA = frozenset({"enum", "const", "default", "examples", "required"})
-_CACHED = 512
-_LONGEST_CACHED = 32 * 1024
+_SENTENCE_END = re.compile(r"[.!?](?=\s)")
 
 
-def parameters(tool: Tool) -> msgspec.Raw:
-    """The cleaned schema of a tool as JSON. The same tools come with every request: remembered by their bytes."""
-    schema = msgspec.json.encode(tool.get("input_schema") or {})
-    return _remembered(schema) if len(schema) <= _LONGEST_CACHED else _cleaned_json(schema)
+def described(tool: Tool, ours: Habits) -> str | None:
+    """What the model is told of a tool, as long as the upstream lets it be."""
+    given = tool.get("description")
+    description = given if isinstance(given, str) else None
+    examples = tool.get("input_examples")
+    if ours.tool_examples and isinstance(examples, list) and examples:
+        told = "\n".join(msgspec.json.encode(example).decode() for example in examples)
+        description = f"{description or ''}\n\nExamples of its input:\n{told}".strip()
+    most = ours.max_tool_description
+    return description if description is None or most is None or len(description) <= most else _cut(description, most)
 
 
-def _cleaned_json(schema: bytes) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(cleaned(msgspec.json.decode(schema))))
-
-
-_remembered = functools.lru_cache(maxsize=_CACHED)(_cleaned_json)
-
-
-def cleaned(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """What every upstream takes: an object with properties at the root, and no keywords that are only for people."""
-    root: dict[str, Any] = _plain(schema)
-    branches = [branch for key in ("allOf", "anyOf", "oneOf") for branch in _list(root.pop(key, None))]
-    properties = dict(_dict(root.get("properties")))
-    for branch in branches:
-        for name, value in _dict(_resolved(branch, root).get("properties")).items():
-            properties.setdefault(name, value)
-    root["type"], root["properties"] = "object", properties
-    if branches or not isinstance(root.get("required", []), list):
-        root.pop("required", None)
-    return root
-
-
-def _plain(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_plain(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    plain = {}
-    for key, value in schema.items():
-        if key in DATA or key in NOISE:
-            if key in DATA:
-                plain[key] = value
-        elif key in NAMED_SCHEMAS and isinstance(value, dict):
-            plain[key] = {name: _plain(inner) for name, inner in value.items()}
-        else:
-            plain[key] = _plain(value)
-    return plain
-
-
-def _resolved(branch: Any, root: dict[str, Any]) -> dict[str, Any]:
-    """A branch, or what it points to in this schema."""
-    pointer = _dict(branch).get("$ref")
-    if not isinstance(pointer, str) or not pointer.startswith("#/"):
-        return _dict(branch)
-    found: Any = root
-    for step in pointer[2:].split("/"):
-        found = _dict(found).get(step.replace("~1", "/").replace("~0", "~"))
-    return _dict(found)
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def is_strict(schema: Any) -> bool:
-    """Whether strict mode takes it: every object closed, every property required."""
-    if isinstance(schema, list):
-        return all(map(is_strict, schema))
-    if not isinstance(schema, dict):
-        return True
-    properties = schema.get("properties")
-    if schema.get("type") == "object" or properties is not None:
-        required = schema.get("required")
-        if schema.get("additionalProperties") is not False or set(_dict(properties)) != set(_list(required)):
-            return False
-    named = [inner for key in NAMED_SCHEMAS for inner in _dict(schema.get(key)).values()]
-    others = [value for key, value in schema.items() if key not in NAMED_SCHEMAS and key not in DATA]
-    return all(map(is_strict, [*named, *others]))
+def _cut(text: str, most: int) -> str:
+    """After the last sentence that fits; in the middle of the first, where that alone is too long."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text, 0, most + 1) if match.end() <= most]
+    return text[: ends[-1]] if ends else text[:most]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import html
+import json
 from typing import Any
 
 import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import path, reverse
 from django.utils import timezone
 
+from providers.dialects.lessons import LEARNT, Lesson
 from providers.models import ConfigVersion, ModelRoute, Provider, ProviderHealth, RouteTarget
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
@@ -170,6 +174,248 @@ def test_a_provider_that_serves_a_route_cannot(admin_client: Client) -> None:
     assert "protected" in admin_client.get(url).content.decode()
     admin_client.post(url, {"post": "yes"})
     assert Provider.objects.exists()
+
+
+# Settings
+
+
+def settings_form(client: Client, row: Provider, **chosen: str) -> dict[str, str]:
+    """What a browser would send of a provider's page, with some fields filled in otherwise."""
+    form = client.get(change(row)).context["adminform"].form
+    sent = {name: form[name].value() for name in form.fields}
+    sent = {name: "" if value is None or value is False else value for name, value in sent.items()}
+    assert set(chosen) <= set(sent)
+    return {**sent, **({"enabled": "on"} if row.enabled else {}), **chosen}
+
+
+def test_what_apply_wrote_survives_a_page_that_is_saved_untouched(admin_client: Client) -> None:
+    options = {
+        "pdf": True,
+        "vision": False,
+        "mid_system": "user",
+        "max_output_tokens": 8192,
+        "efforts": ["low", "high"],
+        "reasoning_models": [],
+        "reasoning_filler": "",
+        "models": {"a*": {"vision": True}},
+        "encoding": "o200k",
+        "own": {"x": [1]},
+    }
+    known = provider(base_url="https://api.openai.com/v1", options=options, dialect="azure")
+    saved(admin_client, change(known), settings_form(admin_client, known))
+    known.refresh_from_db()
+    assert known.options == options
+    assert known.dialect == "azure"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "stored"),
+    [
+        ("pdf", "no", {"pdf": False}),
+        ("pdf", "yes", {}),  # as the row of the vendor has it
+        ("mid_system", "system", {"mid_system": "system"}),
+        ("mid_system", "developer", {}),
+        ("max_output_tokens", "8192", {"max_output_tokens": 8192}),
+        ("efforts", "low, high", {"efforts": ["low", "high"]}),
+        ("efforts", "[]", {"efforts": []}),
+        ("reasoning_filler", '" "', {"reasoning_filler": " "}),
+        ("reasoning_filler", "hm", {"reasoning_filler": "hm"}),
+        ("api_version", "2025-04-01", {"api_version": "2025-04-01"}),
+        ("models", '{"o3*": {"vision": false}}', {"models": {"o3*": {"vision": False}}}),
+        ("models", "", {}),
+    ],
+)
+def test_a_setting_is_stored_where_it_differs_from_the_vendors(
+    admin_client: Client, field: str, value: str, stored: dict[str, Any]
+) -> None:
+    known = provider(base_url="https://api.openai.com/v1", options={"own": 1})
+    saved(admin_client, change(known), settings_form(admin_client, known, **{f"option_{field}": value}))
+    known.refresh_from_db()
+    assert known.options == {"own": 1, **stored}
+
+
+def test_a_setting_that_is_emptied_goes(admin_client: Client) -> None:
+    known = provider(options={"pdf": True, "max_output_tokens": 5, "own": 1})
+    form = settings_form(admin_client, known, option_pdf="", option_max_output_tokens="")
+    saved(admin_client, change(known), form)
+    known.refresh_from_db()
+    assert known.options == {"own": 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("option_efforts", "low, huge", "Each must be one of none"),
+        ("option_tool_id_limit", "many", "Enter a whole number."),
+        ("option_tool_id_limit", "0", "greater than or equal to 1"),
+        ("option_mid_system", "shouted", "Select a valid choice."),
+        ("option_models", "[1]", "An object is expected."),
+        ("option_models", '{"a*": {"visoin": true}}', "A*: there is no setting visoin."),
+        ("option_reasoning_filler", '"open', "A text in quotes is expected"),
+        ("options", '{"pdf": "perhaps"}', "pdf: Expected `bool`"),
+        ("options", '{"mid_system": "shouted"}', "mid_system: say one of user, developer, system"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_stands_beside_it(
+    admin_client: Client, field: str, value: str, sentence: str
+) -> None:
+    known = provider()
+    answer = admin_client.post(change(known), settings_form(admin_client, known, **{field: value}))
+    [told] = answer.context["adminform"].form.errors[field]
+    assert sentence in told
+    known.refresh_from_db()
+    assert known.options == {}
+
+
+def test_an_illegal_value_that_is_stored_already_is_shown_as_it_is(admin_client: Client) -> None:
+    known = provider(options={"pdf": "perhaps"})
+    assert "perhaps" in admin_client.get(change(known)).content.decode()
+
+
+def test_a_setting_may_stand_among_the_other_options(admin_client: Client) -> None:
+    saved(admin_client, reverse(ADD), {**FORM, "options": '{"pdf": true, "own": 1}'})
+    assert Provider.objects.get().options == {"pdf": True, "own": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "there", "absent"),
+    [
+        ("openai", "option_pdf", "option_normalise"),
+        ("responses", "option_reasoning_summary", "option_normalise"),
+        ("anthropic", "option_normalise", "option_pdf"),
+    ],
+)
+def test_a_page_has_the_settings_of_its_language(admin_client: Client, kind: str, there: str, absent: str) -> None:
+    known = provider(type=kind)
+    fields = admin_client.get(change(known)).context["adminform"].form.fields
+    assert there in fields
+    assert absent not in fields
+    assert all(field.help_text and field.label for name, field in fields.items() if name.startswith("option_"))
+
+
+def test_options_of_the_forwarding_language(admin_client: Client) -> None:
+    known = provider(type="anthropic")
+    form = settings_form(admin_client, known, option_normalise="no", option_remove_fields="a, b")
+    saved(admin_client, change(known), form)
+    known.refresh_from_db()
+    assert known.options == {"normalise": False, "remove_fields": ["a", "b"]}
+
+
+def test_an_empty_field_tells_what_holds_for_the_vendor(admin_client: Client) -> None:
+    page = admin_client.get(change(provider(base_url="https://api.mistral.ai/v1"))).content.decode()
+    assert "as usual here: any" in page
+    assert 'placeholder="9"' in page
+
+
+def test_a_dialect_is_chosen_by_name_and_host(admin_client: Client) -> None:
+    known = provider(dialect="strange")
+    page = admin_client.get(change(known)).content.decode()
+    assert "mistral (*.mistral.ai)" in page
+    assert "strange (unknown)" in page
+    assert "Select a valid choice" in admin_client.post(reverse(ADD), {**FORM, "dialect": "gone"}).content.decode()
+
+
+def test_the_format_without_translation_is_suggested(admin_client: Client) -> None:
+    page = saved(admin_client, reverse(ADD), {**FORM, "base_url": "https://api.deepseek.com/v1"})
+    assert "https://api.deepseek.com/anthropic" in page
+    assert "https://api.deepseek.com/anthropic" in admin_client.get(change(Provider.objects.get())).content.decode()
+    other = provider(name="second")
+    assert "Suggestion" not in admin_client.get(change(other)).content.decode()
+
+
+def test_what_ollama_does_in_silence_is_told(admin_client: Client) -> None:
+    known = provider(base_url="http://localhost:11434/v1")
+    assert "raise num_ctx" in admin_client.get(change(known)).content.decode()
+
+
+def test_what_refusals_taught_is_shown(admin_client: Client) -> None:
+    known = provider()
+    assert "nothing" in admin_client.get(change(known)).content.decode()
+    LEARNT.learn(known.pk, "<b>gpt</b>", Lesson("temperature"))
+    page = admin_client.get(change(known)).content.decode()
+    assert "&lt;b&gt;gpt&lt;/b&gt;: temperature is left out" in page
+    assert "<b>gpt" not in page
+
+
+# Preview
+
+
+def preview(row: Provider) -> str:
+    return reverse("admin:providers_provider_preview", args=[row.pk])
+
+
+def test_a_preview_shows_what_a_provider_would_get(admin_client: Client) -> None:
+    known = provider(SECRET, base_url="https://api.openai.com/v1", options={"max_output_tokens": 777})
+    assert (
+        reverse("admin:providers_provider_preview", args=[known.pk]) in admin_client.get(change(known)).content.decode()
+    )
+    body = admin_client.get(preview(known)).context["form"]["body"].value()
+    page = html.unescape(admin_client.post(preview(known), {"body": body, "model": "gpt-5.6"}).content.decode())
+    assert "POST https://api.openai.com/v1/chat/completions" in page
+    assert "authorization: Bearer •••" in page
+    assert '"max_completion_tokens": 777' in page
+    assert '"model": "gpt-5.6"' in page
+    assert '"reasoning_effort": "medium"' in page
+    assert SECRET not in page
+
+
+@pytest.mark.parametrize("kind", ["openai", "responses", "anthropic"])
+def test_every_language_has_a_preview(admin_client: Client, kind: str) -> None:
+    known = provider(type=kind, base_url="https://llm.example.com")
+    body = admin_client.get(preview(known)).context["form"]["body"].value()
+    seen = admin_client.post(preview(known), {"body": body, "model": ""}).context["seen"]
+    assert json.loads(seen.body)["model"] == "claude-sonnet-5-5"
+    assert seen.refusal == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("{", "body: not valid JSON"),
+        ('{"model": "m", "messages": []}', "messages: at least one message"),
+        (
+            '{"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}], "mcp_servers": [{}]}',
+            "mcp_servers: not available",
+        ),
+    ],
+)
+def test_a_preview_tells_why_a_request_would_be_refused(admin_client: Client, body: str, sentence: str) -> None:
+    page = admin_client.post(preview(provider()), {"body": body, "model": ""}).content.decode()
+    assert sentence in page
+    assert "What the provider would get" not in page
+
+
+def test_hostile_text_in_a_preview_stays_text(admin_client: Client) -> None:
+    known = provider(name="<script>a</script>")
+    body = (
+        '{"model": "<script>b</script>", "max_tokens": 1, "messages": [{"role": "user", "content": "</pre><script>"}]}'
+    )
+    page = admin_client.post(preview(known), {"body": body, "model": "<script>c</script>"}).content.decode()
+    assert "&lt;/pre&gt;&lt;script&gt;" in page
+    assert not any(f"<script>{letter}" in page for letter in "abc")
+    assert "</pre><script>" not in page
+
+
+def test_who_may_only_look_may_look_at_a_preview_too(client: Client) -> None:
+    known = provider(SECRET, options={"pdf": True})
+    person = User.objects.create_user("viewer", password="x", is_staff=True)
+    client.force_login(person)
+    assert client.get(preview(known)).status_code == 403
+    person.user_permissions.add(Permission.objects.get(codename="view_provider"))
+    assert client.get(preview(known)).status_code == 200
+    page = client.get(change(known)).content.decode()
+    assert "pdf" in page
+    assert "option_pdf" not in page
+
+
+def test_there_is_no_preview_of_a_provider_that_is_gone(admin_client: Client) -> None:
+    known = provider()
+    url = preview(known)
+    known.delete()
+    assert admin_client.get(url).status_code == 404
+
+
+# Routes
 
 
 def route_form(*targets: dict[str, Any], initial: int = 0) -> dict[str, str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -9,14 +10,13 @@ from hypothesis import strategies as st
 
 from providers.dialects.chat import DIALECT
 from providers.dialects.history import INTERRUPTED
-from providers.dialects.reasoning import nearest
 from providers.dialects.names import CallIds, ToolNames
-from providers.dialects.profiles import PROFILES, habits
-from providers.dialects.tools import cleaned, is_strict
+from providers.dialects.reasoning import nearest
 from providers.errors import BadMessage
-from providers.routing import Endpoint
+from providers.snapshot import credential_header
 from providers.state import State, seal
 from providers.tests.exchanges import SECRET, exchange, tool
+from providers.upstream import url_for
 
 PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgoAAA"}}
 PNG_PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgoAAA"}}
@@ -120,6 +120,10 @@ def test_two_turns_of_a_session_share_their_bytes_up_to_the_first_new_message() 
         ({"temperature": 1, "thinking": {"type": "enabled", "budget_tokens": 2000}}, {"temperature": None}),
         ({"top_k": 5, "options": {"top_k": True}}, {"top_k": 5}),
         ({"service_tier": "standard_only"}, {"service_tier": None}),
+        ({"service_tier": "auto", "base_url": "https://api.openai.com/v1"}, {"service_tier": None}),
+        ({"speed": "fast"}, {"service_tier": None}),
+        ({"speed": "fast", "options": {"fast_tier": True}}, {"service_tier": "priority"}),
+        ({"base_url": "https://api.mistral.ai/v1"}, {"stream_options": None}),
         ({"service_tier": "standard_only", "base_url": "https://api.openai.com/v1"}, {"service_tier": "default"}),
         ({"options": {"stream_usage": False}}, {"stream_options": None}),
         ({"context_management": {"edits": []}, "container": "c", "diagnostics": {}}, {"container": None}),
@@ -604,6 +608,11 @@ def test_tool_choice(given: Any, sent: Any) -> None:
     assert {name: body[name] for name in ("tool_choice", "parallel_tool_calls") if name in body} == sent
 
 
+def test_where_no_call_can_be_forced_the_model_chooses() -> None:
+    for choice in ({"type": "any"}, {"type": "tool", "name": "Read"}):
+        assert encoded(tools=[tool()], tool_choice=choice, options={"forced_choice": "auto"})["tool_choice"] == "auto"
+
+
 def test_a_choice_without_tools_is_left_out() -> None:
     assert not {"tools", "tool_choice", "parallel_tool_calls"} & set(
         encoded(tool_choice={"type": "auto", "disable_parallel_tool_use": True}, tools=[])
@@ -615,51 +624,6 @@ def test_where_none_is_refused_the_tools_are_left_out() -> None:
     assert not {"tools", "tool_choice"} & set(encoded(**request))
     history = [user("x"), assistant(use("A")), user(result("A"))]
     assert "tools" in encoded(messages=history, **request)
-
-
-@pytest.mark.parametrize(
-    ("schema", "clean"),
-    [
-        ({}, {"type": "object", "properties": {}}),
-        (
-            {"$schema": "s", "$id": "i", "type": "object", "properties": {"$id": {"$comment": "c", "type": "string"}}},
-            {"type": "object", "properties": {"$id": {"type": "string"}}},
-        ),
-        (
-            {"type": "object", "properties": {"a": {"enum": [{"$id": 1}]}}, "required": ["a"]},
-            {"type": "object", "properties": {"a": {"enum": [{"$id": 1}]}}, "required": ["a"]},
-        ),
-        ({"type": "object", "required": None}, {"type": "object", "properties": {}}),
-        (
-            {
-                "anyOf": [{"properties": {"a": {}}, "required": ["a"]}, {"$ref": "#/$defs/b"}],
-                "required": ["a"],
-                "$defs": {"b": {"properties": {"b": {}}}},
-            },
-            {"type": "object", "properties": {"a": {}, "b": {}}, "$defs": {"b": {"properties": {"b": {}}}}},
-        ),
-        (
-            {"type": "object", "properties": {"n": {"type": ["string", "null"], "exclusiveMinimum": 0}}},
-            {"type": "object", "properties": {"n": {"type": ["string", "null"], "exclusiveMinimum": 0}}},
-        ),
-    ],
-)
-def test_schemas_are_cleaned(schema: Any, clean: Any) -> None:
-    assert cleaned(schema) == clean
-
-
-@pytest.mark.parametrize(
-    ("schema", "strict"),
-    [
-        ({"type": "object", "properties": {}, "additionalProperties": False, "required": []}, True),
-        ({"type": "object", "properties": {"a": {}}, "additionalProperties": False, "required": ["a"]}, True),
-        ({"type": "object", "properties": {"a": {}}, "additionalProperties": False, "required": []}, False),
-        ({"type": "object", "properties": {}}, False),
-        ({"type": "array", "items": {"type": "object", "properties": {}}}, False),
-    ],
-)
-def test_strict_is_kept_where_the_schema_fits_it(schema: Any, strict: bool) -> None:
-    assert is_strict(schema) is strict
 
 
 def test_structured_output() -> None:
@@ -695,13 +659,30 @@ def budget(tokens: int) -> Any:
         (OFF, "x.example", "m", None),
         ({**OFF, **EFFORT}, "api.openai.com", "gpt-5.1", "none"),
         ({"thinking": {"type": "between_tools"}}, "api.openai.com", "gpt-5.1", "none"),
-        (budget(1024), "api.openai.com", "o3", "minimal"),
-        (budget(4096), "api.openai.com", "o3", "low"),
-        (budget(16384), "api.openai.com", "o3", "medium"),
-        (budget(32768), "api.openai.com", "o3", "high"),
-        (budget(60000), "api.openai.com", "o3", "xhigh"),
+        (budget(1024), "api.openai.com", "gpt-5.6", "minimal"),
+        (budget(4096), "api.openai.com", "gpt-5.6", "low"),
+        (budget(16384), "api.openai.com", "gpt-5.6", "medium"),
+        (budget(32768), "api.openai.com", "gpt-5.6", "high"),
+        (budget(60000), "api.openai.com", "gpt-5.6", "xhigh"),
         (budget(1024), "x.example", "m", "low"),
+        (budget(1024), "api.openai.com", "o3", "low"),
+        (budget(1024), "api.openai.com", "gpt-5-mini", "minimal"),
+        ({"output_config": {"effort": "max"}}, "api.openai.com", "o3", "high"),
+        ({"output_config": {"effort": "low"}}, "api.openai.com", "gpt-5-pro", "high"),
         (EFFORT, "api.openai.com", "gpt-4o", None),
+        (EFFORT, "api.openai.com", "gpt-5-chat-latest", None),
+        (EFFORT, "api.x.ai", "grok-3-mini", "low"),
+        (EFFORT, "api.x.ai", "grok-4", None),
+        (EFFORT, "api.groq.com", "openai/gpt-oss-120b", "medium"),
+        (EFFORT, "api.groq.com", "llama-3.3-70b", None),
+        (OFF, "api.groq.com", "qwen/qwen3-32b", "none"),
+        (EFFORT, "generativelanguage.googleapis.com", "gemini-2.5-pro", "medium"),
+        (OFF, "generativelanguage.googleapis.com", "gemini-2.5-flash", "none"),
+        (OFF, "generativelanguage.googleapis.com", "gemini-3-pro", "minimal"),
+        (EFFORT, "generativelanguage.googleapis.com", "gemini-2.0-flash", None),
+        (EFFORT, "vllm", "openai/gpt-oss-20b", "medium"),
+        (EFFORT, "vllm", "Qwen/Qwen3-32B", None),
+        (EFFORT, "api.mistral.ai", "mistral-large", None),
     ],
 )
 def test_effort_is_sent_where_it_was_named(request_fields: Any, host: str, model: str, sent: str | None) -> None:
@@ -741,12 +722,16 @@ def test_a_level_nobody_has_is_rounded_down(wanted: str | None, levels: tuple[st
         ("openrouter", OFF, {"reasoning": {"enabled": False}}),
         ("qwen", budget(5000), {"enable_thinking": True, "thinking_budget": 5000}),
         ("qwen", OFF, {"enable_thinking": False}),
+        ("qwen", {**ADAPTIVE, "stream": False}, {"enable_thinking": False}),
         ("kimi", {**ADAPTIVE, **EFFORT}, {}),
+        ("vllm", ADAPTIVE, {"chat_template_kwargs": {"enable_thinking": True}}),
+        ("sglang", OFF, {"chat_template_kwargs": {"enable_thinking": False}}),
+        ("sglang", EFFORT, {}),
     ],
 )
 def test_every_vendor_is_asked_to_think_in_its_own_words(dialect: str, request_fields: Any, sent: Any) -> None:
     body = encoded(options={"dialect": dialect}, max_tokens=64000, **request_fields)
-    fields = ("reasoning_effort", "reasoning", "thinking", "enable_thinking", "thinking_budget")
+    fields = ("reasoning_effort", "reasoning", "thinking", "enable_thinking", "thinking_budget", "chat_template_kwargs")
     assert {name: body[name] for name in fields if name in body} == sent
 
 
@@ -770,6 +755,7 @@ def test_where_reasoning_is_demanded_and_lost_a_filler_stands() -> None:
     assert deepseek[1]["reasoning_content"] == ""
     assert "reasoning_content" not in deepseek[3]
     assert messages(*history, options={"dialect": "kimi"}, **ADAPTIVE)[1]["reasoning_content"] == " "
+    assert messages(*history, options={"dialect": "kimi"})[1]["reasoning_content"] == " "
     assert "reasoning_content" not in messages(*history, options={"dialect": "deepseek"}, **OFF)[1]
 
 
@@ -779,36 +765,178 @@ def test_reasoning_details_go_back_exactly_as_they_came() -> None:
     assert messages(*history, options={"dialect": "openrouter"})[1]["reasoning_details"] == items
 
 
-# Profiles
+# Habits that few have
+
+
+def test_ids_of_nine_letters_agree_on_call_and_result() -> None:
+    history = [
+        user("x"),
+        assistant(use("toolu_01", path="a"), use("toolu_02")),
+        user(result("toolu_01", "one"), result("toolu_02", "two")),
+        assistant(use("aB3456789"), use("aB3456789")),
+    ]
+    sent = messages(*history, base_url="https://api.mistral.ai/v1")
+    made = [call["id"] for message in sent for call in message.get("tool_calls", ())]
+    assert made == [message["tool_call_id"] for message in sent if message["role"] == "tool"]
+    assert len(set(made)) == 4
+    assert all(len(name) == 9 and name.isascii() and name.isalnum() for name in made)
+    assert made[2] == "aB3456789"
+
+
+def test_the_least_order_of_mistral() -> None:
+    sent = messages(user("x"), assistant(use("A")), user(result("A"), text("y")), base_url="https://api.mistral.ai/v1")
+    assert [message["role"] for message in sent] == ["user", "assistant", "tool", "assistant", "user"]
+    body = encoded(tools=[tool()], tool_choice={"type": "any"}, base_url="https://api.mistral.ai/v1")
+    assert body["tool_choice"] == "any"
 
 
 @pytest.mark.parametrize(
-    ("base_url", "family"),
+    ("habit", "choice", "thinking"),
     [
-        ("https://api.openai.com/v1", "openai"),
-        ("https://me.openai.azure.com/openai", "azure"),
-        ("https://openrouter.ai/api/v1", "openrouter"),
-        ("https://api.deepseek.com", "deepseek"),
-        ("https://api.moonshot.cn/v1", "kimi"),
-        ("https://api.z.ai/api/paas/v4", "glm"),
-        ("http://localhost:11434/v1", "ollama"),
-        ("https://llm.corp.example/v1", "llm.corp.example"),
-        ("https://notopenai.com/api.openai.com", "notopenai.com"),
+        ("send", "required", {"type": "enabled"}),
+        ("auto", "auto", {"type": "enabled"}),
+        ("stop_thinking", "required", {"type": "disabled"}),
     ],
 )
-def test_the_host_tells_the_family(base_url: str, family: str) -> None:
-    assert habits(Endpoint(1, "x", "openai", base_url)).family == family
+def test_a_forced_call_while_the_model_thinks(habit: str, choice: str, thinking: Any) -> None:
+    options = {"dialect": "deepseek", "forced_choice_when_thinking": habit}
+    body = encoded(tools=[tool()], tool_choice={"type": "any"}, options=options, **ADAPTIVE)
+    assert (body["tool_choice"], body["thinking"]) == (choice, thinking)
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
-def test_every_profile_is_legal_and_can_be_chosen_by_name(name: str) -> None:
-    habits(Endpoint(1, "x", "openai", "https://example.com", options={"dialect": name}))
+def test_calls_of_the_past_without_tools_get_a_stand_in_where_tools_are_needed() -> None:
+    history = [user("x"), assistant(use("A")), user(result("A"))]
+    body = encoded(messages=history, options={"needs_tools": True})
+    assert [made["function"]["name"] for made in body["tools"]] == ["no_tool"]
+    assert body["tool_choice"] == "none"
+    assert "tools" not in encoded(messages=history)
+    assert "tools" not in encoded(options={"needs_tools": True})
 
 
-def test_an_option_comes_before_the_profile_and_nonsense_is_passed_over() -> None:
-    options = {"pdf": False, "mid_system": "shouted", "vision": "false", "unknown": 1}
-    ours = habits(Endpoint(1, "x", "openai", "https://api.openai.com/v1", options=options))
-    assert (ours.pdf, ours.mid_system, ours.vision) == (False, "developer", False)
+@pytest.mark.parametrize(
+    ("description", "most", "sent"),
+    [
+        ("One. Two. Three.", 16, "One. Two. Three."),
+        ("One. Two. Three.", 10, "One. Two."),
+        ("One. Two. Three.", 9, "One. Two."),
+        ("One. Two. Three.", 8, "One."),
+        ("Oneword", 3, "One"),
+        ("Version 1.5 of it! More", 18, "Version 1.5 of it!"),
+        ("", 3, ""),
+    ],
+)
+def test_a_long_description_is_cut_after_a_sentence(description: str, most: int, sent: str) -> None:
+    body = encoded(tools=[{**tool(), "description": description}], options={"max_tool_description": most})
+    assert body["tools"][0]["function"]["description"] == sent
+
+
+def test_examples_of_a_tool_stand_in_its_description_where_that_is_wanted() -> None:
+    given = {**tool(), "input_examples": [{"path": "a"}, {"path": "b"}]}
+    [made] = encoded(tools=[given], options={"tool_examples": True})["tools"]
+    assert made["function"]["description"] == 'Read it\n\nExamples of its input:\n{"path":"a"}\n{"path":"b"}'
+    assert encoded(tools=[given])["tools"][0]["function"]["description"] == "Read it"
+
+
+SEARCH: Any = {"type": "web_search_20250305", "name": "web_search"}
+
+
+def test_a_search_of_the_providers_own_stands_in_for_the_vendors() -> None:
+    native: Any = {"options": {"web_search": "native"}}
+    alone = encoded(tools=[SEARCH], tool_choice={"type": "tool", "name": "web_search"}, **native)
+    assert alone["plugins"] == [{"id": "web"}]
+    assert not {"tools", "tool_choice"} & set(alone)
+    beside = encoded(tools=[SEARCH, tool()], tool_choice={"type": "tool", "name": "web_search"}, **native)
+    assert (beside["tool_choice"], len(beside["tools"])) == ("auto", 1)
+    assert "plugins" not in encoded(tools=[tool()], **native)
+
+
+def test_the_computer_is_a_function_where_that_is_wanted() -> None:
+    computer = {"type": "computer_20251124", "name": "computer", "display_width_px": 1024}
+    assert offered([computer], options={"computer_use": True}) == ["computer"]
+    with pytest.raises(BadMessage, match="computer_toolset_20260801"):
+        offered([{"type": "computer_toolset_20260801"}], options={"computer_use": True})
+
+
+def test_a_schema_beside_tools_is_told_in_the_prompt_where_both_are_refused() -> None:
+    wanted: Any = {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}
+    body = encoded(tools=[tool()], system="Be kind.", options={"structured_with_tools": False}, **wanted)
+    assert "response_format" not in body
+    assert body["messages"][0]["content"].startswith("Be kind.\n\nAnswer with JSON")
+    assert "response_format" in encoded(tools=[tool()], **wanted)
+    assert "response_format" in encoded(options={"structured_with_tools": False}, **wanted)
+
+
+MARK: Any = {"cache_control": {"type": "ephemeral"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "mark"),
+    [
+        ({"base_url": "https://openrouter.ai/api/v1", "upstream_model": "anthropic/claude-sonnet-4.5"}, MARK),
+        ({"base_url": "https://openrouter.ai/api/v1", "upstream_model": "google/gemini-3-pro"}, MARK),
+        ({"options": {"cache_marks": "cache_control"}}, MARK),
+        ({"options": {"cache_marks": "breakpoint"}}, {"prompt_cache_breakpoint": {"mode": "explicit"}}),
+    ],
+)
+def test_marks_of_the_cache_are_kept_where_they_are_understood(fields: Any, mark: Any) -> None:
+    history = [user("x"), assistant(use("A")), user({**result("A"), **MARK}, text("y"), {**text("z"), **MARK})]
+    billing = text("x-anthropic-billing-header: x")
+    sent = messages(*history, system=[billing, {**text("a"), **MARK}, text("b")], **fields)
+    assert sent[0]["content"] == [{**text("a"), **mark}, text("b")]
+    assert sent[1]["content"] == "x"
+    assert sent[3]["content"] == [{**text("done"), **mark}]
+    assert sent[4]["content"] == [text("y"), {**text("z"), **mark}]
+
+
+def test_marks_are_dropped_everywhere_else() -> None:
+    body = encoded(
+        messages=[user({**text("x"), **MARK})],
+        system=[{**text("a"), **MARK}],
+        base_url="https://openrouter.ai/api/v1",
+        upstream_model="openai/gpt-5.1",
+    )
+    assert [message["content"] for message in body["messages"]] == ["a", "x"]
+
+
+def test_the_user_is_named_by_a_digest_where_that_is_wanted() -> None:
+    body = encoded(options={"safety_identifier": "safety_identifier"})
+    assert re.fullmatch(r"u_[0-9a-f]{32}", body["safety_identifier"])
+    assert encoded(options={"safety_identifier": "user"})["user"] == body["safety_identifier"]
+    assert not {"user", "safety_identifier"} & set(encoded())
+
+
+@pytest.mark.parametrize(
+    ("base_url", "version", "url"),
+    [
+        ("https://x.openai.azure.com/openai/v1", "", "https://x.openai.azure.com/openai/v1/chat/completions"),
+        (
+            "https://x.openai.azure.com/openai/deployments/gpt-5",
+            "2025-04-01",
+            "https://x.openai.azure.com/openai/deployments/gpt-5/chat/completions?api-version=2025-04-01",
+        ),
+        (
+            "https://x.services.ai.azure.com/models/",
+            "2024-05-01-preview",
+            "https://x.services.ai.azure.com/models/chat/completions?api-version=2024-05-01-preview",
+        ),
+    ],
+)
+def test_an_api_version_goes_into_the_address(base_url: str, version: str, url: str) -> None:
+    path = DIALECT.encode(exchange(base_url=base_url, options={"api_version": version})).path
+    assert url_for(base_url, path) == url
+
+
+@pytest.mark.parametrize(
+    ("auth_type", "kind", "dialect", "header"),
+    [
+        ("api_key", "openai", "azure", ("api-key", "")),
+        ("bearer", "openai", "azure", ("authorization", "Bearer ")),
+        ("api_key", "openai", "openai", ("authorization", "Bearer ")),
+        ("api_key", "anthropic", "azure", ("x-api-key", "")),
+    ],
+)
+def test_a_key_of_azure_has_a_header_of_its_own(auth_type: str, kind: str, dialect: str, header: Any) -> None:
+    assert credential_header(auth_type, kind, dialect) == header
 
 
 # Whatever comes in
@@ -839,6 +967,7 @@ OPTIONS = st.fixed_dictionaries(
         "user_first": st.booleans(),
         "assistant_after_tool": st.booleans(),
         "null_content": st.booleans(),
+        "tool_id_form": st.sampled_from(["free", "alphanumeric"]),
         "reasoning_history": st.sampled_from(["none", "reasoning_content"]),
     },
 )
