@@ -33,7 +33,7 @@ from accounting.ledger import (
 from gateway.intake import Question
 from gateway.runtime import Runtime
 from providers import tokens, weighing
-from providers.dialects import DIALECTS, Answer, Dialect, Exchange
+from providers.dialects import DIALECTS, Answer, Dialect, Exchange, fields
 from providers.dialects.lessons import LEARNT, Lesson
 from providers.dialects.refusals import scrub
 from providers.errors import (
@@ -60,6 +60,7 @@ requests_log = logging.getLogger("ccproxy.requests")
 NO_ANSWER: Bill = (Usage(), ESTIMATED, "no answer")
 WAITING = b": waiting\n\n"
 MOST_ANSWER = 64 * 1024 * 1024
+MOST_TOLD = 1000
 PREVIEW = 200  # characters of an answer, in the log at debug level only
 # After the reason to stop is known, usage may still follow; so long is it waited for, in seconds.
 USAGE_GRACE, LAST_GRACE = 2.0, 0.1
@@ -266,6 +267,8 @@ class Relay:
         self._candidate = candidate
         exchange = self._exchange = self._question.towards(candidate, self._runtime.state_secret, self._lessons)
         outbound, headers = self._dialect.encode(exchange), self._question.headers_for(candidate)
+        if logger.isEnabledFor(logging.DEBUG):
+            say_what_is_dropped(exchange)
         self.entry.open_attempt(candidate)
         self.entry.meter = Unanswered(exchange)
         self._called_at, self._deadline = self._clock(), 0.0
@@ -411,8 +414,8 @@ class Relay:
     def _failed_bill(self, error: ProxyError) -> Bill:
         if isinstance(error, UpstreamError) and not error.reached:
             return NEVER_LEFT
-        if self._answer is not None and self._answer.usage is not None:
-            return self._answer.usage, UPSTREAM, ""
+        if self._answer is not None and self._answer.usage is not None and self._meter is not None:
+            return (self._answer.usage, UPSTREAM, "") if self._answer.output_is_told else self._meter.so_far()
         if isinstance(error, TimedOut | BrokenOff) and self.entry.meter is not None:
             return self.entry.meter.so_far()
         if self._answer is not None or isinstance(error, Unreachable):
@@ -470,6 +473,18 @@ class Relay:
             last.usage.input,
             last.usage.output,
         )
+
+
+_told_of: set[tuple[int, str]] = set()
+
+
+def say_what_is_dropped(exchange: Exchange) -> None:
+    """Fields that this provider never hears of; once for each, since clients send the same ones every time."""
+    endpoint = exchange.endpoint
+    for field in fields.dropped(exchange.body, endpoint.type):
+        if (endpoint.id, field) not in _told_of and len(_told_of) < MOST_TOLD:
+            _told_of.add((endpoint.id, field))
+            logger.debug("%s takes no %s: it is left out of requests", endpoint.name, scrub(field[:100]))
 
 
 def most_useful(failures: list[ProxyError], model: str) -> ProxyError:

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from providers import tokens
-from providers.dialects import DIALECTS, tools
-from providers.dialects.profiles import habits
+from providers.dialects import DIALECTS, schemas, tools
+from providers.dialects.profiles import Habits, habits
 from providers.errors import BadMessage
 from providers.factors import Factors
 from providers.messages import MessagesRequest, Tool
@@ -77,19 +77,19 @@ def encoding_of(endpoint: Endpoint) -> str:
 def view_of(request: MessagesRequest, endpoint: Endpoint, model: str) -> View:
     if endpoint.type == "anthropic":
         return View(model, encoding_of(endpoint), shows_thinking=_is_not_ours)
-    ours = habits(endpoint)
+    ours = habits(endpoint, model)
     shows = _never if ours.reasoning_history == "none" else _always
-    return View(model, encoding_of(endpoint), list(_offered(request, ours.most_tools)), shows)
+    return View(model, encoding_of(endpoint), list(_offered(request, ours)), shows)
 
 
-def _offered(request: MessagesRequest, most: int) -> Iterable[Mapping[str, Any]]:
+def _offered(request: MessagesRequest, ours: Habits) -> Iterable[Mapping[str, Any]]:
     """Tools as they are sent. A request that would be refused for its tools is weighed without them."""
     try:
-        offered: list[Tool] = tools.offered(request, most) if request.tools else []
+        offered: list[Tool] = tools.offered_by(request, ours) if request.tools else []
     except BadMessage:
         return
     for tool in offered:
-        yield {**tool, "input_schema": tools.parameters(tool)}
+        yield {**tool, "input_schema": schemas.parameters(tool, ours.schema_profile)}
 
 
 def _is_not_ours(block: Mapping[str, Any]) -> bool:

@@ -279,17 +279,18 @@ class Composer:
 
     def go_on(self, call: Call, fragment: str) -> None:
         """A fragment, and what may leave then."""
-        arguments = call.arguments
-        if call is not self._flowing or arguments.complete:
+        if call is not self._flowing:
             self.add(call, fragment)
             self.move(call)
             return
+        arguments = call.arguments
         # Nearly every fragment: of the call that is open, in the middle of its arguments.
         self.characters += len(fragment)
         if self._samples:
             self._sample(fragment)
         self.writer.arguments(arguments.go_on(fragment))
         if arguments.complete:
+            self._flowing = None
             if arguments.spill:
                 self._run_on(call, arguments.spill)
             self.move(call)
@@ -365,7 +366,7 @@ class Composer:
         if call.unsent and not self._habits.repair_args:
             self.writer.arguments("".join(call.unsent))
             call.unsent.clear()
-            self._flowing = call
+            self._flowing = None if call.arguments.complete else call
 
     def _may_be_signed(self, call: Call) -> bool:
         if self._habits.reasoning_history != "thought_signature" or call.signature:

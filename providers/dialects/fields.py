@@ -207,7 +207,9 @@ REFUSALS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )
 
 
-def dropped(body: bytes, language: Literal["openai", "responses"] = "openai") -> list[str]:
-    """Top-level fields of a request that an upstream of this language never hears of."""
+def dropped(body: bytes, language: str) -> list[str]:
+    """Top-level fields of a request that an upstream of this language never hears of; a pass-through drops none."""
+    if language not in {"openai", "responses"}:
+        return []
     names = [*msgspec.json.decode(body, type=dict[str, msgspec.Raw])]
     return [name for name in names if name not in _TOP or getattr(_TOP[name], language).kind == "dropped"]

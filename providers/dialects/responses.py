@@ -15,7 +15,7 @@ from providers.dialects.loose import loads
 from providers.dialects.profiles import Habits
 from providers.dialects.responses_events import Event, found_pages, read_event, refuses, string, texts
 from providers.dialects.responses_items import CALLS, Item, Items
-from providers.dialects.responses_request import encode, ours_of
+from providers.dialects.responses_request import DIALECT_NAME, encode, ours_of
 from providers.errors import UpstreamError
 from providers.usage import Usage, tokens
 
@@ -26,16 +26,21 @@ STOP_REASONS: Mapping[str, str] = {
     "length": "max_tokens",
     "content_filter": "refusal",
 }
+# What an item is told in: each in a block of its own.
+BLOCKS: Mapping[str, str] = {"message": "text", "reasoning": "thinking"}
 FAILURES = frozenset({"failed", "cancelled"})
 
 
-def usage_of(reported: Mapping[str, Any]) -> Usage:
-    """Cached tokens are a part of the input here, reasoning of the output."""
+def usage_of(reported: Mapping[str, Any], *, reasoning_outside: bool = False) -> Usage:
+    """Cached tokens are a part of the input here, reasoning of the output, except where it is counted apart."""
     given, made = tokens(reported.get("input_tokens")), tokens(reported.get("output_tokens"))
     input_details = details(reported, "input_tokens_details")
     cached = min(tokens(input_details.get("cached_tokens")), given)
     written = min(tokens(input_details.get("cache_write_tokens")), given - cached)
     reasoning = tokens(details(reported, "output_tokens_details").get("reasoning_tokens"))
+    total = tokens(reported.get("total_tokens"))
+    if total > given + made and (reasoning_outside or total == given + made + reasoning):
+        made = total - given
     return Usage(
         input=given - cached - written,
         cache_read=cached,
@@ -48,7 +53,7 @@ def usage_of(reported: Mapping[str, Any]) -> Usage:
 class ResponsesAnswer(ForeignAnswer):
     """Events in, Messages events out. Each thing is told up to four times: what was told before is not repeated."""
 
-    dialect = "responses"
+    dialect = DIALECT_NAME
 
     def __init__(self, exchange: Exchange, content_type: str) -> None:
         super().__init__(exchange, content_type)
@@ -107,7 +112,7 @@ class ResponsesAnswer(ForeignAnswer):
         reported = response.get("usage")
         if isinstance(reported, dict) and any(reported.get(name) is not None for name in _COUNTED):
             self._reported.update({name: value for name, value in reported.items() if value is not None})
-            self.usage = usage_of(self._reported)
+            self.usage = usage_of(self._reported, reasoning_outside=self._habits.reasoning_outside)
 
     # Items
 
@@ -115,16 +120,15 @@ class ResponsesAnswer(ForeignAnswer):
         """An item nobody has spoken of yet."""
         if item.kind in CALLS:
             item.call = self._composer.begin_call()
-        elif item.kind in {"message", "reasoning"}:
-            self._composer.part("text" if item.kind == "message" else "thinking")
+        elif item.kind in BLOCKS:
+            self._composer.part(BLOCKS[item.kind])
 
     def _added(self, event: Event) -> None:
         given = event.item
         if not isinstance(given, dict):
             return
         item = self._items.add(string(given, "type"), event.output_index, string(given, "id"))
-        if item is not None and item.call is not None:
-            self._name(item, string(given, "name"))
+        self._name(item, string(given, "name"))
 
     def _name(self, item: Item, name: str) -> None:
         if item.call is not None and name:
@@ -132,10 +136,11 @@ class ResponsesAnswer(ForeignAnswer):
             self._composer.move(item.call)
 
     def _done_item(self, event: Event) -> None:
-        if isinstance(event.item, dict):
-            kind = string(event.item, "type")
-            item = self._items.of(kind, event.output_index, string(event.item, "id"))
-            self._complete(item or self._items.new(kind, event.output_index, string(event.item, "id")), event.item)
+        given = event.item
+        if not isinstance(given, dict):
+            return
+        place = string(given, "type"), event.output_index, string(given, "id")
+        self._complete(self._items.of(*place) or self._items.new(*place), given)
 
     def _complete(self, item: Item, told: dict[str, Any]) -> None:
         """All of an item: what of it is missing so far is said now."""
@@ -150,8 +155,8 @@ class ResponsesAnswer(ForeignAnswer):
             self._complete_search(item, told)
         elif not item.is_done:
             self.notes.add(f"item {item.kind[:40]}")
-        if not item.is_done and item.kind in {"message", "reasoning"}:
-            self._composer.part("text" if item.kind == "message" else "thinking")
+        if not item.is_done and item.kind in BLOCKS:
+            self._composer.part(BLOCKS[item.kind])
         item.is_done = True
 
     # Text
@@ -309,8 +314,8 @@ class ResponsesAnswer(ForeignAnswer):
         output = response.get("output")
         for index, told in enumerate(output if isinstance(output, list) else ()):
             if isinstance(told, dict):
-                kind, item_id = string(told, "type"), string(told, "id")
-                item = self._items.match(kind, index, item_id) or self._items.new(kind, index, item_id)
+                place = string(told, "type"), index, string(told, "id")
+                item = self._items.match(*place) or self._items.new(*place)
                 item.is_matched, item.is_late = True, item is not self._items.last
                 self._complete(item, told)
         reason = string(details(response, "incomplete_details"), "reason")

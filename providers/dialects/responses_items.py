@@ -150,8 +150,8 @@ class Items:
                 return item
         return None
 
-    def add(self, kind: str, index: int | None, item_id: str) -> Item | None:
-        """An item begins. None if that was said before."""
+    def add(self, kind: str, index: int | None, item_id: str) -> Item:
+        """An item begins, unless that was said before."""
         known = self.of(kind, index, item_id) if index is not None or item_id else None
         if known is not None and not known.is_done and known.id == item_id:
             return known

@@ -9,11 +9,8 @@ from typing import Any
 import msgspec
 
 from providers.dialects.profiles import Habits
-from providers.dialects.schemas import parameters
 from providers.errors import BadMessage
 from providers.messages import MessagesRequest, Tool
-
-__all__ = ["described", "offered", "offered_by", "parameters", "search_of", "without_search"]
 
 _STRING: dict[str, Any] = {"type": "string"}
 _NUMBER: dict[str, Any] = {"type": "integer"}

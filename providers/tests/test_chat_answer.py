@@ -455,7 +455,6 @@ def test_a_call_without_a_name_is_the_only_tool_or_none() -> None:
 
 def test_a_shortened_name_comes_back_in_full() -> None:
     full = "mcp__server__" + "x" * 70
-    answer = ChatAnswer(exchange(tools=[tool(full)]), "text/event-stream")
     short = ToolNames([full]).sent(full)
     assert content(chunk(call(0, A, short)), CALLED, tools=[tool(full)]) == [(full, A)]
 

@@ -223,7 +223,7 @@ def test_every_sentence_of_the_table_ends() -> None:
     ],
 )
 def test_the_names_of_what_is_dropped(body: Any, names: list[str]) -> None:
-    assert dropped(json.dumps(body).encode()) == names
+    assert dropped(json.dumps(body).encode(), "openai") == names
 
 
 def test_the_page_of_the_docs_is_in_step() -> None:

@@ -16,7 +16,8 @@ UNSUPPORTED = "unsupported_parameter"
     ("message", "code", "fields", "lesson"),
     [
         (
-            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "Unsupported parameter: 'max_tokens' is not supported with this model."
+            " Use 'max_completion_tokens' instead.",
             UNSUPPORTED,
             {"param": "max_tokens"},
             Lesson("max_tokens", instead="max_completion_tokens"),

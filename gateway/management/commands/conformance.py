@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,29 +47,28 @@ class Command(BaseCommand):
         parser.add_argument("--json", type=Path, metavar="FILE", help="Write the results here, too.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        cases = chosen(load(), core=options["core"], only=options["only"])
+        every = load()
+        cases = chosen(every, core=options["core"], only=options["only"])
         prefix, port = options["model_prefix"], options["upstream_port"]
         if options["print_config"]:
             name = options["print_config"]
-            self.stdout.write(written(name, CONFIGURATIONS[name](cases, f"http://{HOST}:{port}", prefix)))
+            self.stdout.write(written(name, CONFIGURATIONS[name](every, f"http://{HOST}:{port}", prefix)))
             return
         if bool(options["base_url"]) != bool(options["key"]):
             raise CommandError("BASE_URL and KEY belong together.")
         own = not options["base_url"]
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever was started is ended, too
         with contextlib.ExitStack() as stack:
-            upstream = stack.enter_context(listening(0 if own else port))
+            upstream = listening(stack, 0 if own else port)
+            address, key = options["base_url"], options["key"]
             if own:
-                house = stack.enter_context(House(settings.BASE_DIR / "manage.py"))
-                key = house.configure(ours(cases, f"http://{HOST}:{upstream.port}", prefix))
-                player = Remote(house.url, key, upstream, prefix=prefix)
-            else:
-                player = Remote(options["base_url"], options["key"], upstream, prefix=prefix)
+                address, key = started(stack, ours(every, f"http://{HOST}:{upstream.port}", prefix))
+            player = Remote(address, key, upstream, prefix=prefix)
             results = list(report.judged(cases, player, has_all=own))
         for line in report.lines(results):
             self.stdout.write(line)
         if options["json"]:
-            document = {"score": report.score(results), "cases": [result.document() for result in results]}
-            options["json"].write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
+            options["json"].write_bytes(msgspec.json.format(msgspec.json.encode(report.document(results)), indent=2))
         if any(result.verdict == "failed" for result in results):
             sys.exit(1)
 
@@ -83,10 +82,17 @@ def chosen(cases: list[Case], *, core: bool, only: list[str] | None) -> list[Cas
     return found
 
 
-@contextlib.contextmanager
-def listening(port: int) -> Iterator[ScriptedUpstream]:
+def listening(stack: contextlib.ExitStack, port: int) -> ScriptedUpstream:
     try:
-        with ScriptedUpstream(HOST, port) as upstream:
-            yield upstream
+        return stack.enter_context(ScriptedUpstream(HOST, port))
     except OSError as error:
         raise CommandError(f"The scripted upstream cannot listen on port {port}: {error.strerror}.") from None
+
+
+def started(stack: contextlib.ExitStack, configuration: dict[str, Any]) -> tuple[str, str]:
+    """The address and the key of a gateway of ours."""
+    try:
+        house = stack.enter_context(House(settings.BASE_DIR / "manage.py"))
+        return house.url, house.configure(configuration)
+    except RuntimeError as error:
+        raise CommandError(f"No gateway could be started: {error}") from None
