@@ -56,4 +56,6 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
         }
         if self.thinking:
             wire["output_tokens_details"] = {"thinking_tokens": self.thinking}
+        if self.web_searches:
+            wire["server_tool_use"] = {"web_search_requests": self.web_searches}
         return wire
