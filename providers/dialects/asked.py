@@ -29,8 +29,8 @@ def tool_names(request: MessagesRequest, ours: Habits, offered: list[Tool]) -> T
     """Every name the request speaks of; what is offered comes first and wins where names fall together."""
     spoken = [str(tool.get("name")) for tool in offered]
     for message in request.messages:
-        if message.role == "assistant":
-            spoken += [block["name"] for block in message.blocks() if block["type"] == "tool_use"]
+        if message.role == "assistant" and isinstance(message.content, list):
+            spoken += [block["name"] for block in message.content if block["type"] == "tool_use"]
     return ToolNames(spoken, ours.tool_name_limit)
 
 

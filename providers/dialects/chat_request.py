@@ -18,6 +18,7 @@ from providers.dialects.history import (
     Text,
     Thinking,
     Turn,
+    joined,
     read_turns,
     result_text,
     without_billing_line,
@@ -32,6 +33,7 @@ Json: TypeAlias = dict[str, Any]
 
 MOST_STOPS = 4
 SIGNATURE_LOST = "skip_thought_signature_validator"
+CONTENT = (Text, Image, File)
 OPENING = "(conversation continues)"
 # For upstreams that refuse a history of calls without tools.
 STAND_IN: Json = {
@@ -136,12 +138,12 @@ class _Conversation:
 
     def assistant(self, turn: Turn, calls: list[Call]) -> None:
         self.flush()
-        text = "\n\n".join(part.text for part in turn.parts if isinstance(part, Text))
         empty = None if self._ours.null_content else ""
-        message: Json = {"role": "assistant", "content": text or empty}
+        message: Json = {"role": "assistant", "content": joined(turn.parts, "\n\n") or empty}
         if calls:
             message["tool_calls"] = [self._call(call) for call in calls]
-        self._reason(message, [part for part in turn.parts if isinstance(part, Thinking)], calls)
+        if self._ours.reasoning_history != "none":
+            self._reason(message, [part for part in turn.parts if isinstance(part, Thinking)], calls)
         self.messages.append(message)
 
     def _call(self, call: Call) -> Json:
@@ -177,30 +179,29 @@ class _Conversation:
         """One tool message for each call, in the order of the calls; media cannot stand there and comes after."""
         for call in calls:
             text: str | list[Json] = result_text(call.result)
-            if call.result and (mark := _marked(call.result.mark, self._ours)):
+            if call.result and call.result.mark and (mark := _marked(call.result.mark, self._ours)):
                 text = [_text_part(str(text), mark)]
             self.messages.append({"role": "tool", "tool_call_id": call.id, "content": text})
-        for call in calls:
             for part in call.result.parts if call.result else ():
-                if not isinstance(part, Text):
+                if type(part) is not Text:
                     kind = "image" if isinstance(part, Image) else "document"
                     self.user([_text_part(f"[{kind} returned by {call.name}]"), _content_part(part, self._ours)])
 
     def user_side(self, turn: Turn) -> None:
         for part in turn.parts:
-            if isinstance(part, Result):
+            if type(part) is Result:
                 if part.stray_of:
                     self.user([_text_part(f"[result of an earlier tool call {part.stray_of}]")])
                     self.user([_content_part(inner, self._ours) for inner in part.parts])
             elif isinstance(part, SystemText):
                 self.flush()
                 self.messages.append({"role": self._ours.mid_system, "content": part.text})
-            elif isinstance(part, Text | Image | File):
+            elif isinstance(part, CONTENT):
                 self.user([_content_part(part, self._ours)])
 
 
 def _text_part(text: str, mark: Json | None = None) -> Json:
-    return {"type": "text", "text": text, **(mark or {})}
+    return {"type": "text", "text": text, **mark} if mark else {"type": "text", "text": text}
 
 
 def _marked(mark: Any, ours: Habits) -> Json:
@@ -214,7 +215,7 @@ def _marked(mark: Any, ours: Habits) -> Json:
 
 def _content_part(part: Text | Image | File, ours: Habits) -> Json:
     if isinstance(part, Text):
-        return {"type": "text", "text": part.text, **_marked(part.mark, ours)}
+        return _text_part(part.text, part.mark and _marked(part.mark, ours))
     if isinstance(part, Image):
         return {"type": "image_url", "image_url": {"url": part.url}}
     return {"type": "file", "file": {"filename": part.name, "file_data": part.url}}

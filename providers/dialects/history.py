@@ -6,7 +6,7 @@ Histories come split, interrupted and from other translators. What is read here 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -78,12 +78,14 @@ class Turn(msgspec.Struct):
     parts: list[Part]
 
     def calls(self) -> list[Call]:
-        return [part for part in self.parts if isinstance(part, Call)]
+        return [part for part in self.parts if type(part) is Call]
 
     @property
     def says_something(self) -> bool:
         """Thinking alone is no turn of an assistant."""
-        return not self.assistant or any(isinstance(part, _SPOKEN) for part in self.parts)
+        if not self.assistant or type(self.parts[-1]) in _SPOKEN:
+            return True
+        return any(type(part) in _SPOKEN for part in self.parts)
 
 
 def read_turns(request: MessagesRequest, habits: Habits, secret: bytes, dialect: str) -> list[Turn]:
@@ -119,13 +121,14 @@ def _match(turns: list[Turn], ids: CallIds) -> None:
     for turn in turns:
         if turn.assistant:
             calls = {}
-            for call in turn.calls():
-                call.id = ids.next(call.given_id)
-                names[call.given_id] = call.name
-                calls.setdefault(call.given_id, []).append(call)
+            for part in turn.parts:
+                if type(part) is Call:
+                    part.id = ids.next(part.given_id)
+                    names[part.given_id] = part.name
+                    calls.setdefault(part.given_id, []).append(part)
             continue
         for part in turn.parts:
-            if isinstance(part, Result):
+            if type(part) is Result:
                 answered = calls.get(part.given_id)
                 if not answered:
                     part.stray_of = names.get(part.given_id) or part.given_id or "?"
@@ -140,11 +143,17 @@ _ERROR_BEGINNINGS = ("error", "<tool_use_error>", "[tool error")
 LONGEST_BEGINNING = 20
 
 
+def joined(parts: Sequence[Part], between: str) -> str:
+    """The texts among them."""
+    texts = [part.text for part in parts if type(part) is Text]
+    return texts[0] if len(texts) == 1 else between.join(texts)
+
+
 def result_text(result: Result | None) -> str:
     """What a call brought, as one text; never empty, since many refuse that."""
     if result is None:
         return INTERRUPTED
-    text = "\n".join(part.text for part in result.parts if isinstance(part, Text))
+    text = joined(result.parts, "\n")
     if not text:
         text = "(attached below)" if result.parts else "(no output)"
     if not result.is_error or text[:LONGEST_BEGINNING].lower().startswith(_ERROR_BEGINNINGS):

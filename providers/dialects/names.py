@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 
 from providers.identity import base62
 
@@ -20,9 +21,11 @@ class ToolNames:
     """Full names to the upstream's and back, for one request."""
 
     def __init__(self, names: Iterable[str], limit: int = NAME_LIMIT) -> None:
-        self._sent: dict[str, str] = {}
-        self._full: dict[str, str] = {}
         distinct = dict.fromkeys(names)
+        if all(len(name) <= limit and _LEGAL_ID.fullmatch(name) for name in distinct):
+            self._sent = self._full = {name: name for name in distinct}
+            return
+        self._sent, self._full = {}, {}
         cleaned = {name: _NOT_IN_NAMES.sub("_", name) or "_" for name in distinct}
         uses = Counter(cleaned.values())
         for name, clean in cleaned.items():
@@ -30,9 +33,13 @@ class ToolNames:
             sent = f"{clean[: limit - 9]}_{_hash(name)}" if ambiguous or len(clean) > limit else clean
             self._sent[name] = sent
             self._full[sent] = name
-        self._folded: dict[str, list[str]] = {}
-        for name in distinct:
-            self._folded.setdefault(name.lower(), []).append(name)
+
+    @cached_property
+    def _folded(self) -> dict[str, list[str]]:
+        folded: dict[str, list[str]] = {}
+        for name in self._sent:
+            folded.setdefault(name.lower(), []).append(name)
+        return folded
 
     def sent(self, full: str) -> str:
         return self._sent[full]
@@ -64,6 +71,11 @@ class CallIds:
         self._taken: set[str] = set()
 
     def next(self, given: str) -> str:
+        if given not in self._taken and given not in self._distinct and self._is_legal(given):
+            self._uses[given] = 1
+            self._distinct.add(given)
+            self._taken.add(given)
+            return given
         return self._legal(self._numbered(given))
 
     def _numbered(self, given: str) -> str:
