@@ -20,6 +20,7 @@ from accounting.spool import Spool
 from ccproxy_site.lean import LeanHandler
 from gateway import runtime
 from gateway.configuration import Snapshot
+from providers.dialects import DIALECTS
 from providers.dialects.lessons import LEARNT
 from providers.mock.server import running
 from providers.routing import Endpoint, Route, Routing, Timeouts
@@ -197,7 +198,7 @@ async def second_upstream() -> AsyncIterator[Upstream]:
         yield Upstream(url)
 
 
-@pytest.fixture(params=["anthropic", "openai"])
+@pytest.fixture(params=list(DIALECTS))
 def kind(request: pytest.FixtureRequest) -> str:
     """Whatever a client can tell must be the same for every upstream language."""
     return str(request.param)

@@ -79,7 +79,7 @@ def encode(exchange: Exchange) -> Outbound:
 
 
 def _messages(request: MessagesRequest, turns: list[Turn], ours: Habits, names: ToolNames) -> list[Json]:
-    conversation = _Conversation(ours, names, thinks=effort(request) != "none")
+    conversation = _Conversation(ours, names, thinks=ours.reasoning_filler is not None and effort(request) != "none")
     system = _system(request, ours)
     if system:
         conversation.messages.append({"role": ours.system_role, "content": system})

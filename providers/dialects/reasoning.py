@@ -46,7 +46,7 @@ def effort(request: MessagesRequest) -> str | None:
 def _configs(request: MessagesRequest) -> Iterator[Json]:
     """The last word first: system messages in the middle may change the effort."""
     for message in reversed(request.messages):
-        if message.role in {"system", "developer"} and message.output_config:
+        if message.output_config and message.role in {"system", "developer"}:
             yield message.output_config
     yield request.output_config or {}
 

@@ -96,12 +96,13 @@ def offered(request: MessagesRequest, most: int, *, computer: bool = False) -> l
 
     Raises BadMessage where nothing would be left of what the client relies on.
     """
-    changes = _changes(request)
+    changed = list(_changed(request))
+    changes = {_changed_name(tool): kind == "tool_addition" for kind, tool in changed}  # the last word counts
     references = _references(request) if any(tool.get("defer_loading") for tool in request.tools or ()) else set()
     searchable = any(_kind(tool).startswith(SEARCH_TOOLS) for tool in request.tools or ())
     usable: dict[str, Tool] = {}
     missing: list[str] = []
-    for tool in [*(request.tools or ()), *_definitions(request)]:
+    for tool in [*(request.tools or ()), *_definitions(changed)]:
         name = str(tool.get("name") or _kind(tool))
         is_open = searchable or name in references or changes.get(name) is True or not tool.get("defer_loading")
         if not is_open or changes.get(name) is False or name in usable:
@@ -143,18 +144,13 @@ def _changed(request: MessagesRequest) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield block["type"], tool
 
 
-def _changes(request: MessagesRequest) -> dict[str, bool]:
-    """By name: offered since, or withdrawn; the last word counts."""
-    return {_changed_name(tool): kind == "tool_addition" for kind, tool in _changed(request)}
-
-
 def _changed_name(tool: dict[str, Any]) -> str:
     definition = tool.get("definition")
     return str((definition if isinstance(definition, dict) else tool).get("name"))
 
 
-def _definitions(request: MessagesRequest) -> list[Tool]:
-    definitions = (tool.get("definition") for kind, tool in _changed(request) if kind == "tool_addition")
+def _definitions(changed: list[tuple[str, Tool]]) -> list[Tool]:
+    definitions = (tool.get("definition") for kind, tool in changed if kind == "tool_addition")
     return [definition for definition in definitions if isinstance(definition, dict)]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby, pairwise, zip_longest
+from itertools import chain, groupby, pairwise, zip_longest
+from operator import itemgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -34,6 +35,14 @@ class ToolUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input: dict[str, Any] = {}
 
 
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step of an answer whose order is told; more than one of the three come in this order."""
+
+    thinking: str = ""
+    text: str = ""
+    tool: ToolUse | None = None
+
+
 class FiguresGiven(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Figures that replace those of the rule; None keeps the rule's."""
 
@@ -52,12 +61,29 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: Count = 0
     thinking: str = ""
     tools: tuple[ToolUse, ...] = ()
+    parts: tuple[Part, ...] = ()
     stop_reason: str = ""
     usage: FiguresGiven | Literal["none"] | None = None
+    no_start_usage: bool = False
+    usage_everywhere: bool = False
     repeat_ids: bool = False
+    ids: Literal["own", "same", "empty", "none"] = "own"
+    id_length: Count = 0
+    index: Literal["own", "zero", "none"] = "own"
+    first_index: Count = 0
     chunks: Annotated[int, msgspec.Meta(ge=1)] = 4
     tool_fragment: Annotated[int, msgspec.Meta(ge=1)] = 16
     interleave: bool = False
+    arguments_object: bool = False
+    thinking_as: Literal["reasoning_content", "reasoning", "reasoning_details", "think_tags"] = "reasoning_content"
+    no_role: bool = False
+    message_instead: bool = False
+    filter_first: bool = False
+    no_head: bool = False
+    two_heads: bool = False
+    no_event_names: bool = False
+    comments: bool = False
+    keep_alive: Seconds = 0.0
     first_delay: Seconds = 0.0
     first_chunk_delay: Seconds = 0.0
     chunk_delay: Seconds = 0.0
@@ -67,6 +93,8 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: Annotated[int, msgspec.Meta(ge=200, le=599)] = 200
     error: str | dict[str, Any] = ""
     retry_after: Seconds | None = None
+    context_window: Count | None = None
+    vendor: Literal["own", "vllm", "llamacpp", "openrouter", "gemini"] = "own"
     error_in_stream: Count | None = None
     cut_after: Count | None = None
     cut: Literal["close", "abort"] = "close"
@@ -263,7 +291,7 @@ def _step(script: Script, prompt: Prompt, answers: int | None) -> Script:
         return DEFAULT
     step = script.agent[answers]
     # Claude Code asks for titles with the user's prompt in it: such a request offers no tools.
-    return DEFAULT if step.tools and not prompt.offers_tools else step
+    return DEFAULT if calls_tools(step) and not prompt.offers_tools else step
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -305,28 +333,57 @@ TOOL_IDS: Mapping[Language, str] = {"anthropic": "toolu_", "openai": "call_", "r
 
 def compose(prompt: Prompt, script: Script, seed: str, created: int) -> Answer:
     """`seed` makes the ids, as long each time: they come back in the next prompt, where bytes are counted."""
-    prefix = "call_" if script.repeat_ids else f"{TOOL_IDS[prompt.language]}{seed}"
-    blocks = tuple(_blocks(script, prefix))
+    blocks = tuple(_blocks(script, "call_" if script.repeat_ids else f"{TOOL_IDS[prompt.language]}{seed}"))
     return Answer(
         prompt=prompt,
         script=script,
         id="mock" if script.repeat_ids else seed,
         created=created,
         blocks=blocks,
-        stop_reason=script.stop_reason or ("tool_use" if script.tools else "end_turn"),
+        stop_reason=script.stop_reason or ("tool_use" if calls_tools(script) else "end_turn"),
         figures=_priced(prompt.figures, blocks, script),
     )
 
 
+def calls_tools(script: Script) -> bool:
+    return bool(script.tools) or any(part.tool for part in script.parts)
+
+
 def _blocks(script: Script, id_prefix: str) -> Iterator[Block]:
-    if script.thinking:
-        yield Block("thinking", script.thinking)
-    text = _answer_text(script)
-    if text:
-        yield Block("text", text)
-    for number, tool in enumerate(script.tools):
-        arguments = msgspec.json.encode(tool.input).decode()
-        yield Block("tool", arguments, tool.name, f"{id_prefix}{number}")
+    parts: Iterable[Part] = script.parts or _usual_parts(script)
+    called = 0
+    for part in _tagged(parts) if script.thinking_as == "think_tags" else parts:
+        if part.thinking:
+            yield Block("thinking", part.thinking)
+        if part.text:
+            yield Block("text", part.text)
+        if part.tool:
+            arguments = msgspec.json.encode(part.tool.input).decode()
+            yield Block("tool", arguments, part.tool.name, _tool_id(script, id_prefix, called))
+            called += 1
+
+
+def _usual_parts(script: Script) -> Iterator[Part]:
+    yield Part(thinking=script.thinking)
+    yield Part(text=_answer_text(script))
+    for tool in script.tools:
+        yield Part(tool=tool)
+
+
+def _tagged(parts: Iterable[Part]) -> Iterator[Part]:
+    """Thinking between tags in front of the text that follows it."""
+    tagged = ""
+    for part in parts:
+        tagged += f"<think>\n{part.thinking}\n</think>\n\n" if part.thinking else ""
+        if part.text or part.tool:
+            yield Part(text=tagged + part.text, tool=part.tool)
+            tagged = ""
+    yield Part(text=tagged)
+
+
+def _tool_id(script: Script, prefix: str, number: int) -> str:
+    suffix = "0" if script.ids == "same" else str(number)
+    return prefix + "x" * (script.id_length - len(prefix) - len(suffix)) + suffix
 
 
 def _answer_text(script: Script) -> str:
@@ -353,20 +410,21 @@ def _priced(prompt: Figures, blocks: Iterable[Block], script: Script) -> Figures
 def deltas(answer: Answer) -> list[Delta]:
     """The pieces in the order of sending: block after block, or the tools' in turns."""
     script = answer.script
-    runs = [_pieces(index, block, script) for index, block in enumerate(answer.blocks)]
-    if not script.interleave:
-        return [delta for run in runs for delta in run]
-    others = [run for run, block in zip(runs, answer.blocks, strict=True) if block.kind != "tool"]
-    tools = runs[len(others) :]  # they come last
-    return [delta for run in others for delta in run] + [
-        delta for rank in zip_longest(*tools) for delta in rank if delta is not None
-    ]
+    blocks = [(block.kind, _pieces(index, block, script)) for index, block in enumerate(answer.blocks)]
+    sent: list[Delta] = []
+    for kind, group in groupby(blocks, key=itemgetter(0)):
+        runs = [run for _, run in group]
+        in_turns = script.interleave and kind == "tool"
+        order = chain.from_iterable(zip_longest(*runs) if in_turns else runs)
+        sent += [delta for delta in order if delta is not None]
+    return sent
 
 
 def _pieces(index: int, block: Block, script: Script) -> list[Delta]:
     text = block.text
     if block.kind == "tool":
-        parts = [text[at : at + script.tool_fragment] for at in range(0, len(text), script.tool_fragment)]
+        size = len(text) if script.arguments_object else script.tool_fragment
+        parts = [text[at : at + size] for at in range(0, len(text), size)]
     else:
         count = min(script.chunks, len(text))
         bounds = [len(text) * n // count for n in range(count + 1)]

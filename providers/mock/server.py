@@ -267,13 +267,13 @@ def streams(answer: Answer) -> bool:
 def unbilled_response(work: Work) -> web.Response | None:
     """What comes in place of a model's answer, if the script wants that."""
     script, language = work.answer.script, work.answer.prompt.language
+    if script.context_window is not None and scripts.prompt_tokens(work.answer.prompt) > script.context_window:
+        return http_error(work, 400, wire.overflow_document(work.answer))
     fails_later = streams(work.answer) and script.error_in_stream is not None
     if (script.status >= 400 or script.error_in_stream is not None) and not fails_later:
         status = wire.error_status(script)
-        response = json_response(wire.error_document(language, status, script.error), status)
-        if script.retry_after is not None:
-            response.headers["retry-after"] = f"{script.retry_after:g}"
-    elif script.html:
+        return http_error(work, status, wire.error_document(language, status, script.error))
+    if script.html:
         response = web.Response(body=HTML, content_type="text/html")
     elif script.empty:
         kind = "text/event-stream" if streams(work.answer) else "application/json"
@@ -284,12 +284,21 @@ def unbilled_response(work: Work) -> web.Response | None:
     return response
 
 
+def http_error(work: Work, status: int, document: Any) -> web.Response:
+    response = json_response(document, status)
+    response.headers.update(work.headers())
+    if (wait := work.answer.script.retry_after) is not None:
+        response.headers["retry-after"] = f"{wait:g}"
+    return response
+
+
 async def write_stream(request: web.Request, work: Work) -> web.StreamResponse:
     script, stream = work.answer.script, wire.render_stream(work.answer)
     work.planned = stream.planned
     headers = {**work.headers(), "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
     work.call.status = OK
     response = await begin(request, headers)
+    await prove_life(response, work)
     await write(response, stream.head, script.split)
     await pause(script.first_chunk_delay)
     for piece in stream.pieces:
@@ -313,11 +322,14 @@ async def write_document(request: web.Request, work: Work) -> web.StreamResponse
     work.call.status = OK
     work.settle("completed" if script.cut_after is None else "cut")
     headers = {**work.headers(), "content-type": "application/json"}
-    if script.cut_after is None:
-        headers["content-length"] = str(len(body))
-    else:
+    if script.comments:
+        body = wire.keep_alive(work.answer, stream=False) + body
+    if script.cut_after is not None:
         body = body[: len(body) // 2]
+    elif not script.keep_alive:
+        headers["content-length"] = str(len(body))
     response = await begin(request, headers)
+    await prove_life(response, work)
     await write(response, body, script.split)
     await end(request, response, script)
     return response
@@ -327,6 +339,14 @@ async def begin(request: web.Request, headers: dict[str, str]) -> web.StreamResp
     response = web.StreamResponse(status=OK, headers=headers)
     await response.prepare(request)
     return response
+
+
+async def prove_life(response: web.StreamResponse, work: Work) -> None:
+    """Comments before a stream, blank lines before a document: ten over the time that the script wants."""
+    script = work.answer.script
+    for _ in range(10 if script.keep_alive else 0):
+        await write(response, wire.keep_alive(work.answer, stream=streams(work.answer)), script.split)
+        await pause(script.keep_alive / 10)
 
 
 async def write(response: web.StreamResponse, data: bytes, split: int) -> None:

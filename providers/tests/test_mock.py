@@ -483,6 +483,235 @@ async def test_a_stream_that_is_none(mock: Mock, script: dict[str, Any], content
     assert (call["outcome"] == "completed") == (call["output"] > 0) == ("json_instead" in script)
 
 
+def tool_entries(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of Chat Completions, fragment by fragment."""
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    return [entry for delta in deltas for entry in delta.get("tool_calls", [])]
+
+
+async def test_parts_come_in_the_order_they_are_told_in(mock: Mock) -> None:
+    parts = [{"thinking": "Hm."}, {"tool": TOOLS[0]}, {"thinking": "So.", "text": "Then:"}, {"tool": TOOLS[1]}]
+    document = await mock.plain("anthropic", {"parts": parts})
+    chat = await mock.stream("openai", {"parts": parts, "chunks": 1})
+    responses = await mock.plain("responses", {"parts": parts})
+
+    kinds = ["thinking", "tool_use", "thinking", "text", "tool_use"]
+    assert [block["type"] for block in document["content"]] == kinds
+    assert document["stop_reason"] == "tool_use"
+    assert streamed_tools("openai", chat) == TOOLS
+    items = [item["type"] for item in responses["output"]]
+    assert items == ["reasoning", "function_call", "reasoning", "message", "function_call"]
+    assert len({item["id"] for item in responses["output"]}) == 5
+    calls = (await mock.get("/__bill"))["calls"]
+    assert [call["thinking"] for call in calls] == [2, 2, 2]
+    assert billed(calls[1]) == streamed_usage("openai", chat)
+
+
+async def test_only_neighbouring_calls_take_turns(mock: Mock) -> None:
+    parts = [{"tool": TOOLS[0]}, {"tool": TOOLS[1]}, {"text": "-"}, {"tool": TOOLS[0]}]
+    events = await mock.stream("anthropic", {"parts": parts, "interleave": True, "tool_fragment": 8})
+
+    order = [event["index"] for event in events if event["type"] == "content_block_delta"]
+    assert order[:4] == [0, 1, 0, 1]
+    assert order[-3:] == [2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("script", "positions"),
+    [({}, {0, 1}), ({"index": "zero"}, {0}), ({"index": "none"}, {None}), ({"first_index": 5}, {5, 6})],
+    ids=["own", "zero", "none", "from 5"],
+)
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_indexes(mock: Mock, language: str, script: dict[str, Any], positions: set[int | None]) -> None:
+    events = await mock.stream(language, {"tools": TOOLS, **script})
+
+    if language == "openai":
+        found = {entry.get("index") for entry in tool_entries(events)}
+    else:
+        name = "index" if language == "anthropic" else "output_index"
+        placed = ("content_block", "response.output_item", "response.function_call")
+        found = {event.get(name) for event in events if event["type"].startswith(placed)}
+    assert found == positions
+
+
+def tool_ids(language: str, document: dict[str, Any]) -> list[str | None]:
+    if language == "anthropic":
+        return [block.get("id") for block in document["content"]]
+    if language == "openai":
+        return [call.get("id") for call in document["choices"][0]["message"]["tool_calls"]]
+    return [item.get("call_id") for item in document["output"]]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_ids(mock: Mock, language: str) -> None:
+    same = await mock.plain(language, {"tools": TOOLS, "ids": "same"})
+    empty = await mock.plain(language, {"tools": TOOLS, "ids": "empty"})
+    none = await mock.plain(language, {"tools": TOOLS, "ids": "none"})
+    long = await mock.plain(language, {"tools": TOOLS, "id_length": 1300})
+
+    [first, second] = tool_ids(language, same)
+    assert first == second
+    assert first
+    assert tool_ids(language, empty) == ["", ""]
+    assert empty["id"] == ""
+    assert tool_ids(language, none) == [None, None]
+    assert "id" not in none
+    assert [len(tool_id or "") for tool_id in tool_ids(language, long)] == [1300, 1300]
+    assert len({*tool_ids(language, long)}) == 2
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_arguments_as_an_object(mock: Mock, language: str) -> None:
+    script = {"tools": TOOLS, "arguments_object": True}
+    events = await mock.stream(language, script)
+    assert billed(await mock.last_call()) == streamed_usage(language, events)
+
+    if language == "anthropic":
+        started = [event["content_block"] for event in events if event["type"] == "content_block_start"]
+        assert [block["input"] for block in started] == [tool["input"] for tool in TOOLS]
+        assert not any(event["type"] == "content_block_delta" for event in events)
+    elif language == "openai":
+        entries = tool_entries(events)
+        assert [entry["function"]["arguments"] for entry in entries] == [tool["input"] for tool in TOOLS]
+    else:
+        done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+        assert [item["arguments"] for item in done] == [tool["input"] for tool in TOOLS]
+        assert not any("arguments" in event["type"] for event in events)
+
+
+@pytest.mark.parametrize(
+    ("thinking_as", "fields"),
+    [
+        ("reasoning_content", {"reasoning_content"}),
+        ("reasoning", {"reasoning"}),
+        ("reasoning_details", {"reasoning", "reasoning_details"}),
+        ("think_tags", {"content"}),
+    ],
+)
+async def test_thinking_has_other_names_in_chat(mock: Mock, thinking_as: str, fields: set[str]) -> None:
+    script = {"thinking": "Hm, naïve.", "text": "So.", "thinking_as": thinking_as, "chunks": 1}
+    events = await mock.stream("openai", script)
+
+    [said] = [choice["delta"] for event in events for choice in event["choices"] if "Hm, naïve." in str(choice)]
+    assert said.keys() == fields
+    assert billed(await mock.last_call()) == streamed_usage("openai", events)
+
+
+async def test_think_tags_stand_in_front_of_the_text(mock: Mock) -> None:
+    events = await mock.stream("openai", {"thinking": "Hm.", "text": "So.", "thinking_as": "think_tags"})
+
+    assert streamed_text("openai", events) == "<think>\nHm.\n</think>\n\nSo."
+    assert (await mock.last_call())["thinking"] == 0
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_usage_everywhere_grows_to_the_whole_and_is_the_price_of_a_cut(mock: Mock, language: str) -> None:
+    script = {"usage_everywhere": True, "text": "abcdefgh", "usage": {"output": 40}}
+    whole = await mock.stream(language, script)
+    cut = await mock.stream(language, {**script, "cut_after": 3})
+
+    names = {"anthropic": "output_tokens", "openai": "completion_tokens", "responses": "output_tokens"}
+    reported = [(event.get("response") or event).get("usage") or {} for event in whole]
+    assert [usage[names[language]] for usage in reported if usage][:4] == [10, 20, 30, 40]
+    last = (cut[-1].get("response") or cut[-1])["usage"]
+    assert last[names[language]] == (await mock.last_call())["output"] == 30
+
+
+async def test_usage_may_be_missing_at_the_start_alone(mock: Mock) -> None:
+    events = await mock.stream("anthropic", {"no_start_usage": True})
+
+    assert "usage" not in events[0]["message"]
+    assert events[-2]["usage"]["output_tokens"] == (await mock.last_call())["output"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_heads_may_be_missing_or_come_twice(mock: Mock, language: str) -> None:
+    usual = await mock.stream(language, {})
+    none = await mock.stream(language, {"no_head": True})
+    twice = await mock.stream(language, {"two_heads": True})
+
+    size = {"anthropic": 2, "openai": 1, "responses": 2}[language]
+    assert len(usual) - len(none) == len(twice) - len(usual) == size
+    assert streamed_text(language, none) == streamed_text(language, twice) == scripts.DEFAULT_TEXT
+    kinds = [event.get("type") for event in twice[: 2 * size]]
+    assert kinds[:size] == kinds[size:]
+
+
+async def test_an_error_may_be_the_first_event(mock: Mock) -> None:
+    [event] = await mock.stream("anthropic", {"error_in_stream": 0, "no_head": True})
+
+    assert event["type"] == "error"
+    assert (await mock.last_call())["output"] == 0
+
+
+async def test_chat_without_a_role_with_message_for_delta_and_filter_results_first(mock: Mock) -> None:
+    script = {"no_role": True, "message_instead": True, "filter_first": True, "text": "Hi"}
+    filtered, *events = await mock.stream("openai", script)
+
+    assert filtered["choices"] == []
+    assert filtered["prompt_filter_results"]
+    choices = [choice for event in events for choice in event["choices"]]
+    messages = [choice["message"] for choice in choices if "message" in choice]
+    assert "".join(message["content"] for message in messages) == "Hi"
+    assert len(messages) == len(choices) - 1
+    assert not any("delta" in choice for choice in choices)
+    assert not any("role" in message for message in messages)
+
+
+@pytest.mark.parametrize("language", ["anthropic", "responses"])
+async def test_no_role_and_no_event_names(mock: Mock, language: str) -> None:
+    async with mock.call(language, {"no_role": True, "no_event_names": True}, stream=True) as reply:
+        body = await reply.read()
+
+    assert b"event:" not in body
+    assert b'"role"' not in body
+    assert streamed_text(language, read_events(body)) == scripts.DEFAULT_TEXT
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_comments_stand_before_the_answer_and_between_its_events(mock: Mock, language: str) -> None:
+    script = {"comments": True, "keep_alive": 0.01, "crlf": True}
+    async with mock.call(language, script, stream=True) as reply:
+        body = await reply.read()
+
+    assert body.startswith(b": keep-alive\r\n\r\n" * 11)
+    frames = [frame for frame in body.split(b"\r\n\r\n") if frame and frame != b"data: [DONE]"]
+    assert frames[10::2] == [b": keep-alive"] * len(frames[10::2])
+    assert len(read_events(body)) == len(frames[11::2])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_blank_lines_stand_before_a_document(mock: Mock, stream: bool) -> None:
+    script = {"json_instead": True, "comments": True, "keep_alive": 0.01}
+    async with mock.call("openai", script, stream=stream) as reply:
+        body = await reply.read()
+
+    assert body.startswith(b"\n" * 11 + b"{")
+    assert plain_text("openai", json.loads(body)) == scripts.DEFAULT_TEXT
+
+
+OVERFLOWS = [
+    ("anthropic", "own", "prompt is too long: 13 tokens > 5 maximum"),
+    ("openai", "own", "maximum context length is 5 tokens. However, your messages resulted in 13 tokens"),
+    ("responses", "own", "exceeds the context window"),
+    ("openai", "vllm", "your request has 13 input tokens"),
+    ("openai", "llamacpp", "exceed_context_size_error"),
+    ("openai", "openrouter", "you requested about 13 tokens"),
+    ("openai", "gemini", "input token count (13) exceeds the maximum number of tokens allowed (5)"),
+]
+
+
+@pytest.mark.parametrize(("language", "vendor", "said"), OVERFLOWS)
+async def test_a_context_window_is_refused_in_the_vendors_words(
+    mock: Mock, language: str, vendor: str, said: str
+) -> None:
+    async with mock.call(language, {"context_window": 5, "vendor": vendor}, stream=True) as reply:
+        assert reply.status == 400
+        assert said in await reply.text()
+    assert billed(await mock.last_call()) == dict.fromkeys(PARTS, 0)
+    assert await mock.plain(language, {"context_window": 13, "vendor": vendor})
+
+
 async def test_size_and_chunks(mock: Mock) -> None:
     events = await mock.stream("openai", {"size": 10_000, "chunks": 100})
 

@@ -16,7 +16,7 @@ import aiohttp
 from ccproxy_site.tests.e2e.family import Mock
 from providers.dialects import DIALECTS
 
-KINDS = [kind for kind in ("anthropic", "openai") if kind in DIALECTS]
+KINDS = list(DIALECTS)
 MODELS = [f"claude-{kind}" for kind in KINDS]
 # After a refused connection: the gateway may be starting.
 PAUSE = 0.15

@@ -51,8 +51,8 @@ class Command(BaseCommand):
         cases = chosen(every, core=options["core"], only=options["only"])
         prefix, port = options["model_prefix"], options["upstream_port"]
         if options["print_config"]:
-            name = options["print_config"]
-            self.stdout.write(written(name, CONFIGURATIONS[name](every, f"http://{HOST}:{port}", prefix)))
+            make = CONFIGURATIONS[options["print_config"]]
+            self.stdout.write(written(make(every, f"http://{HOST}:{port}", prefix)))
             return
         if bool(options["base_url"]) != bool(options["key"]):
             raise CommandError("BASE_URL and KEY belong together.")
