@@ -42,13 +42,21 @@ async def clean(gateway: Gateway) -> AsyncIterator[None]:
 
 def event(kind: str, data: object, name: str = "") -> bytes:
     text = json.dumps(data, separators=(",", ":"))
-    return (f"event: {name}\ndata: {text}\n\n" if kind == "anthropic" else f"data: {text}\n\n").encode()
+    return (f"data: {text}\n\n" if kind == "openai" else f"event: {name}\ndata: {text}\n\n").encode()
+
+
+def response(name: str, **fields: object) -> bytes:
+    return event("responses", {"type": name, "output_index": 0, **fields}, name)
 
 
 def beginning(kind: str) -> bytes:
     """Up to where text may come."""
     if kind == "openai":
         return event(kind, {"id": "c1", "choices": [{"index": 0, "delta": {"role": "assistant"}}]})
+    if kind == "responses":
+        item = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
+        created = response("response.created", response={"id": "resp_1", "status": "in_progress"})
+        return created + response("response.output_item.added", item=item)
     message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "claude-opus-5-5"}
     start = {"type": "message_start", "message": {**message, "usage": {"input_tokens": 5, "output_tokens": 1}}}
     block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
@@ -58,6 +66,8 @@ def beginning(kind: str) -> bytes:
 def text(kind: str, said: str) -> bytes:
     if kind == "openai":
         return event(kind, {"id": "c1", "choices": [{"index": 0, "delta": {"content": said}}]})
+    if kind == "responses":
+        return response("response.output_text.delta", item_id="msg_1", content_index=0, delta=said)
     delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": said}}
     return event(kind, delta, "content_block_delta")
 
@@ -66,6 +76,8 @@ def ending(kind: str) -> bytes:
     if kind == "openai":
         stop = {"id": "c1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
         return event(kind, stop) + b"data: [DONE]\n\n"
+    if kind == "responses":
+        return response("response.completed", response={"id": "resp_1", "status": "completed", "output": []})
     delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}}
     stopped = event(kind, {"type": "content_block_stop", "index": 0}, "content_block_stop")
     return stopped + event(kind, delta, "message_delta") + event(kind, {"type": "message_stop"}, "message_stop")
