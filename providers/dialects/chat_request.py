@@ -10,6 +10,7 @@ import msgspec
 from providers.dialects import asked, lessons, schemas, tools
 from providers.dialects.dialect import Exchange, Outbound
 from providers.dialects.history import (
+    OPENING,
     Call,
     File,
     Image,
@@ -34,7 +35,6 @@ Json: TypeAlias = dict[str, Any]
 MOST_STOPS = 4
 SIGNATURE_LOST = "skip_thought_signature_validator"
 CONTENT = (Text, Image, File)
-OPENING = "(conversation continues)"
 # For upstreams that refuse a history of calls without tools.
 STAND_IN: Json = {
     "type": "function",

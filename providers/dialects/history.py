@@ -21,6 +21,7 @@ BILLING_LINE = "x-anthropic-billing-header:"
 # What a server tool of another vendor brought is retold this far.
 LONGEST_RETOLD = 4096
 INTERRUPTED = "[no result: the call was interrupted]"
+OPENING = "(conversation continues)"  # for those who refuse a history that begins with the assistant
 
 
 _encode = msgspec.json.Encoder().encode

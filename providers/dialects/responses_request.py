@@ -10,6 +10,7 @@ import msgspec
 from providers.dialects import asked, lessons, schemas, tools
 from providers.dialects.dialect import Exchange, Outbound
 from providers.dialects.history import (
+    OPENING,
     Call,
     File,
     Image,
@@ -31,7 +32,6 @@ Json: TypeAlias = dict[str, Any]
 
 DIALECT_NAME = "responses"
 LEAST_OUTPUT = 16  # a smaller limit is refused
-OPENING = "(conversation continues)"
 # What this language takes whoever speaks it, unless an option of the provider says otherwise.
 OURS: Json = {
     "mid_system": "developer",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ccproxy_site.tests.e2e.claude_code import (
     MODELS,
     Errand,
     House,
+    Run,
     furnished,
     led_by,
     run_claude,
@@ -61,8 +64,23 @@ def test_claude_code_reads_edits_fails_and_sees(house: House, tmp_path: Path, la
     assert [call["outcome"] for call in run.calls] == ["completed"] * 4
     assert [call["stop_reason"] for call in run.calls] == ["tool_use"] * 3 + ["end_turn"]
     assert usage_told(run.answer) == usage_billed(run.calls)
+    each_begins_as_the_one_before(run, language)
     report = reconcile(house.gateway, house.mock)
     assert report.exact == report.calls == report.attempts
+
+
+def each_begins_as_the_one_before(run: Run, language: str) -> None:
+    """Byte for byte, up to the first new message: the upstream's cache lives on that. Marks of Anthropic's own move."""
+    if language == "anthropic":
+        return
+    field = "messages" if language == "openai" else "input"
+    for before, after in itertools.pairwise(run.requests):
+        end = before["text"].index(f'"{field}":') + len(f'"{field}":')
+        conversation = json.dumps(before["body"][field], ensure_ascii=False, separators=(",", ":"))
+        beginning = before["text"][:end] + conversation.removesuffix("]")
+        assert before["text"].startswith(beginning)
+        assert after["text"].startswith(beginning + ",")
+        assert after["body"]["tools"] == before["body"]["tools"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
