@@ -2,7 +2,7 @@
 # setup-e2e installs Debian's Chromium where none is found.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-e2e serve test torture siege check bench bench-peers lock clean
+.PHONY: help setup setup-e2e serve test torture siege check conformance compatibility bench bench-peers lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -82,6 +82,8 @@ serve: setup ## Start the gateway; the first start makes secrets, an administrat
 	@exec $(BIN)/python manage.py serve $(ARGS)
 
 PYTEST := $(BIN)/python -m pytest
+# Tests of one process each; the end-to-end tests measure, and have the machine for themselves.
+UNIT := $(PYTEST) -n auto --maxprocesses 8
 # With ARGS that choose tests, a run may be left with none.
 CHOSEN = $(ARGS)$(if $(ARGS), || [ $$? = 5 ])
 # The embedded database, apart from the one in var that may be in use.
@@ -91,10 +93,10 @@ EMBEDDED = env -u DATABASE_URL -u REDIS_URL CCPROXY_DATA_DIR=$(CURDIR)/build/emb
 
 test: setup ## Run the tests: on SQLite, and on PostgreSQL and Redis where DATABASE_URL and REDIS_URL name them
 	@echo "Tests on SQLite"
-	@$(UNCOMPILED) $(EMBEDDED) $(PYTEST) -m "not e2e and not postgres" $(CHOSEN)
+	@$(UNCOMPILED) $(EMBEDDED) $(UNIT) -m "not e2e and not postgres" $(CHOSEN)
 	@if [ -n "$$DATABASE_URL" ]; then \
 		echo "Tests on the database of DATABASE_URL"; \
-		$(PYTEST) -m "not e2e" $(CHOSEN); \
+		$(UNIT) -m "not e2e" $(CHOSEN); \
 	elif [ -n "$$CI" ]; then \
 		echo "DATABASE_URL is not set, and in CI nothing may be left out" >&2; exit 1; \
 	fi
@@ -120,6 +122,12 @@ check: setup ## Format, lint, types, import contract, migrations
 	@$(BIN)/lint-imports --no-logo
 	@$(EMBEDDED) $(BIN)/python manage.py makemigrations --check --dry-run
 	@$(EMBEDDED) $(BIN)/python manage.py check
+
+conformance: setup ## Examine a gateway of our own, or another: ARGS="BASE_URL KEY"
+	@$(BIN)/python manage.py conformance $(ARGS)
+
+compatibility: setup ## Write docs/compatibility.md anew from the tables in the code
+	@$(BIN)/python -m providers.dialects.compatibility
 
 bench: setup ## Measure CPU per request and per chunk beside a bare server
 	@$(BIN)/python -m benchmarks $(ARGS)

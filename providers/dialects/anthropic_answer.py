@@ -294,6 +294,8 @@ class PassThrough:
         self._has_events = True
         for frame in frames:
             read, fault = _read(frame)
+            if self._watch is not None and self.stop_reason is not None and frame.data.strip() == b"[DONE]":
+                read, fault = [{"type": "message_stop"}], "an end mark in place of message_stop"
             if fault and self._watch is not None and self._rewriter is None:
                 self._rewrite(fault)
             for event in read:
@@ -484,6 +486,8 @@ def _read(frame: Frame) -> tuple[list[Json], str]:
         return [each for each in events if each is not None and isinstance(each.get("type"), str)], "no blank lines"
     if event is None:
         return [], "an event that cannot be read" if name in KNOWN else ""  # clients pass over what has no known name
+    if event.get("error") and not isinstance(event.get("type"), str):
+        return [{**event, "type": "error"}], ""
     if not isinstance(event.get("type"), str):
         return ([{**event, "type": name}], "no type") if name in KNOWN else ([], "")
     if b"\n" in frame.data:

@@ -34,6 +34,7 @@ class Arguments:
         self._depth = 0
         self._in_string = False
         self._after_backslash = False
+        self._are_snapshots = False  # every fragment holds all that came before
 
     @property
     def text(self) -> str:
@@ -55,6 +56,8 @@ class Arguments:
 
     def go_on(self, fragment: str) -> str:
         """In the middle of an object that has begun to leave: nearly every fragment."""
+        if len(fragment) >= self.length and fragment.startswith("{"):
+            fragment = self._news(fragment)
         end, self._depth, self._in_string, self._after_backslash = hot.scan(
             fragment, self._depth, self._in_string, self._after_backslash
         )
@@ -64,6 +67,17 @@ class Arguments:
         self._fragments.append(fragment)
         self.length += len(fragment)
         return fragment
+
+    def _news(self, fragment: str) -> str:
+        """Baidu's Qianfan sends all of the arguments so far in every fragment. Only where a value may begin could
+        that be an object within the object; anywhere else the joined text would be no JSON.
+        """
+        so_far = self.text
+        may_nest = not self._in_string and so_far.rstrip().endswith((":", "[", ","))
+        if not fragment.startswith(so_far) or (may_nest and not self._are_snapshots):
+            return fragment
+        self._are_snapshots = True
+        return fragment[len(so_far) :]
 
     def rest(self) -> str:
         """The call ends: everything that was held, repaired where that can be done without inventing."""
@@ -86,6 +100,8 @@ class Arguments:
             return "", "" if self.is_over else fragment.strip()
         if self.blank:
             fragment = fragment.lstrip()
+        elif len(fragment) >= self.length and fragment.startswith("{"):
+            fragment = self._news(fragment)
         if not fragment:
             return "", ""
         self._fragments.append(fragment)

@@ -48,6 +48,7 @@ FAILURES: Mapping[str, type[UpstreamError]] = {
 _PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount")
 _COMPLETION = ("completion_tokens", "output_tokens", "candidatesTokenCount")
 _CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount")
+_WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cached_creation_tokens")
 _REASONING = ("reasoning_tokens", "thoughtsTokenCount")
 
 
@@ -57,7 +58,7 @@ def usage_of(reported: Mapping[str, Any], *, reasoning_outside: bool = False) ->
     completion_details = details(reported, "completion_tokens_details", "output_tokens_details")
     prompt, completion = _figure(reported, _PROMPT), _figure(reported, _COMPLETION)
     cached = min(_figure(prompt_details, _CACHED) or _figure(reported, _CACHED), prompt)
-    written = _figure(prompt_details, ("cache_write_tokens",)) or _figure(reported, ("cache_creation_input_tokens",))
+    written = _figure(prompt_details, _WRITTEN) or _figure(reported, ("cache_creation_input_tokens",))
     written = min(written, prompt - cached)
     reasoning = _figure(completion_details, _REASONING) or _figure(reported, _REASONING)
     total = _figure(reported, ("total_tokens", "totalTokenCount"))
@@ -76,6 +77,13 @@ def _figure(reported: Mapping[str, Any], names: tuple[str, ...]) -> int:
     return next((tokens(reported[name]) for name in names if reported.get(name) is not None), 0)
 
 
+def is_nameless_error(told: Mapping[str, Any]) -> bool:
+    """DashScope puts a code and a message at the top, FastAPI a detail."""
+    code, message = told.get("code"), told.get("message")
+    failed = code is not None and str(code).lower() not in {"", "0", "200", "ok", "success"}
+    return (failed and isinstance(message, str) and bool(message)) or bool(told.get("detail"))
+
+
 class ChatAnswer(ForeignAnswer):
     """Chunks in, Messages events out."""
 
@@ -86,7 +94,7 @@ class ChatAnswer(ForeignAnswer):
         self._calls = Calls(self._composer, split_names=self._habits.split_names)
         self._finish = ""
         self._reported: dict[str, Any] = {}
-        self._usage_came_last = False
+        self._said_by_usage: int | None = None  # so much was said when a chunk of usage alone came
 
     def _take_data(self, data: bytes) -> bool:
         chunk = read_chunk(data)
@@ -113,17 +121,26 @@ class ChatAnswer(ForeignAnswer):
         if self.upstream_id is None:
             self.upstream_id = chunk.id
         if chunk.usage or chunk.x_groq:
-            self._usage_came_last = not chunk.choices
+            self._said_by_usage = None if chunk.choices else self._composer.characters
             self._report(chunk.usage or (chunk.x_groq.get("usage") if isinstance(chunk.x_groq, dict) else None))
-        choices = chunk.choices
-        choice = choices[0] if choices and not choices[0].index else chunk.first_choice()
-        if choice is None:
-            return
+        elif chunk.choices is None:
+            self._take_oddity(data)
+        for choice in chunk.choices or ():
+            if not choice.index:  # GitHub Copilot spreads one answer over two choices without a number
+                self._take_choice(choice)
+
+    def _take_choice(self, choice: Choice) -> None:
         delta = choice.delta or choice.message
         if delta is not None:
             self._take_delta(delta)
         if choice.finish_reason or choice.usage or choice.error or choice.stop_reason or choice.matched_stop:
             self._take_ending(choice)
+
+    def _take_oddity(self, data: bytes) -> None:
+        """Neither choices nor usage: metadata, or an error that does not call itself one."""
+        told = loads(data)
+        if isinstance(told, dict) and is_nameless_error(told):
+            raise refusals.in_answer(told, self._exchange)
 
     def _take_delta(self, delta: Delta) -> None:
         composer = self._composer
@@ -164,7 +181,7 @@ class ChatAnswer(ForeignAnswer):
             self.usage = usage_of(self._reported, reasoning_outside=self._habits.reasoning_outside)
 
     def _may_end(self) -> bool:
-        return bool(self._finish) or self._usage_came_last
+        return bool(self._finish) or self._said_by_usage == self._composer.characters
 
     def _meaning(self) -> str:
         finish = self._finish.lower()

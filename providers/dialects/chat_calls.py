@@ -61,8 +61,20 @@ class Calls:
     def _known(self, entry: Entry) -> ChatCall | None:
         by_id = self._by_id.get(entry.id) if entry.id else None
         if entry.index is not None:
-            return by_id if by_id and by_id.index == entry.index else self._by_index.get(entry.index)
+            return (
+                by_id
+                if by_id and by_id.index == entry.index
+                else self._by_index.get(entry.index) or self._astray(entry)
+            )
         return by_id if entry.id else self._latest
+
+    def _astray(self, entry: Entry) -> ChatCall | None:
+        """Some give each fragment of one call's arguments a number of its own."""
+        latest, function = self._latest, entry.function
+        if latest is None or entry.id or function is None or function.name or not function.arguments:
+            return None
+        call = latest.call.last()
+        return latest if call.name and not call.arguments.is_valid() else None
 
     def _begins_another(self, known: ChatCall, given_id: str, name: str, arguments: str) -> bool:
         """Some number every parallel call 0, with ids, without, or with the same id: only a name tells."""

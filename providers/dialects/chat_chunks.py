@@ -61,12 +61,6 @@ class Chunk(msgspec.Struct, gc=False):
     x_groq: Any = None
     base_resp: Any = None
 
-    def first_choice(self) -> Choice | None:
-        for choice in self.choices or ():
-            if not choice.index:
-                return choice
-        return None
-
     def is_error(self) -> bool:
         failed = isinstance(self.base_resp, dict) and bool(self.base_resp.get("status_code"))
         return bool(self.error) or failed or self.object == "error"

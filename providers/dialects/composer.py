@@ -203,6 +203,8 @@ class Composer:
         if self._habits.reasoning_history == "reasoning_content":
             self._thought.append(text)
         merge_details(self._details, details)
+        if not text and self.writer.block == "text":
+            return  # a block at the very end would hide the text from clients: it comes with what follows, if anything
         self.writer.thinking(text if self._display == "show" else "")
         if self._counts:
             self._count_thinking(len(text))
@@ -216,7 +218,9 @@ class Composer:
 
     def _end_thinking(self) -> None:
         if self.writer.block != "thinking":
-            return
+            if not self._details:
+                return
+            self.writer.thinking("")
         state = State(
             self._dialect,
             self._habits.family,
@@ -432,7 +436,8 @@ class Composer:
                 self._close(head)
             else:
                 self.notes.add("nameless_call")
-        self._end_thinking()
+        if self.writer.block == "thinking" or self.used_tool:
+            self._end_thinking()
 
     def end(self, reason: str, usage: Usage, stop_sequence: str | None) -> None:
         """After `drain`. Raises BrokenStream where there is no answer at all."""

@@ -252,6 +252,6 @@ def stop_reason(told: Any, *, used_tool: bool) -> str:
     if not isinstance(told, str) or not told:
         return "tool_use" if used_tool else "end_turn"
     reason = FOREIGN_REASONS.get(told.lower(), told)
-    if reason == "end_turn" != told and used_tool:
+    if reason == "end_turn" and used_tool:
         return "tool_use"
     return "end_turn" if reason == "tool_use" and not used_tool else reason

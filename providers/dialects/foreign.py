@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -141,9 +142,11 @@ class ForeignAnswer:
                 return
 
     def _take_lines(self, data: bytes) -> None:
-        """Some end their events with one line feed: what does not parse together may parse line by line."""
+        """Some end their events with one line feed, or with nothing: what does not parse together may parse apart."""
+        if not data.strip():
+            return  # it keeps the connection alive
         good = False
-        for line in data.split(b"\n") if b"\n" in data else ():
+        for line in data.split(b"\n") if b"\n" in data else run_together(data):
             if line.strip() == b"[DONE]":
                 good = True
                 self._done()
@@ -210,6 +213,24 @@ class ForeignAnswer:
         if reason == CONTEXT_WINDOW and not knows_context_window(self._exchange):
             return "max_tokens"
         return "stop_sequence" if reason == "end_turn" and self._matched_stop else reason
+
+
+_document = json.JSONDecoder().raw_decode
+_between = re.compile(r"\s*(?:data:)?\s*")
+
+
+def run_together(line: bytes) -> list[bytes]:
+    """The documents of a line from which a proxy has lost what stood between them."""
+    text, documents, at = line.decode("utf-8", "replace"), list[bytes](), 0
+    while text.startswith("{", at):
+        try:
+            end = _document(text, at)[1]
+        except (ValueError, RecursionError):
+            return documents
+        documents.append(text[at:end].encode("utf-8", "replace"))
+        after = _between.match(text, end)
+        at = after.end() if after else end
+    return [*documents, text[at:].encode("utf-8", "replace")]
 
 
 def stop_reason(meaning: str, *, tool_used: bool = False, call_cut: bool = False) -> str:

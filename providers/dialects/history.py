@@ -345,7 +345,24 @@ def _compact(value: Any) -> str:
 
 
 def _arguments(value: Any) -> str:
-    return "{}" if value is None else _encode(value).decode()
+    """Always an object: upstreams refuse the rest, and with it the session."""
+    if isinstance(value, str):
+        value = _decoded(value)
+    return "{}" if value is None else _encode(value if isinstance(value, dict) else _unparsed(value)).decode()
+
+
+def _decoded(text: str) -> Any:
+    """Other translators leave the input as the text it came in."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return text or None
+
+
+def _unparsed(value: Any) -> dict[str, Any]:
+    """The form that Claude Code has for broken arguments."""
+    raw = _compact(value)
+    return {"__unparsedToolInput": {"raw": raw, "len": len(raw)}}
 
 
 _BEGINNINGS = (("iVBORw0KGgo", "png"), ("/9j/", "jpeg"), ("R0lGOD", "gif"), ("UklGR", "webp"))

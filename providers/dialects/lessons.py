@@ -19,10 +19,14 @@ OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 # No parameters, but what history carries for the provider itself.
 STATE_REFUSED = "reasoning state refused"
 REASONING_DEMANDED = "reasoning_content demanded"
+# No single parameter either: all that asks for thinking; and an effort, said or not, where there are tools.
+THINKING_REFUSED = "whatever asks for thinking"
+EFFORT_WITH_TOOLS = "the effort beside tools"
+ASKING_FOR_THINKING = ("reasoning_effort", "reasoning", "thinking", "enable_thinking", "thinking_budget")
 
 
 class Lesson(msgspec.Struct, frozen=True):
-    """A parameter to leave out; or, with `instead`, to call so; or, with `most`, to keep below that.
+    """A parameter to leave out; or, with `instead`, to call so; or, with `most` and `least`, to keep between them.
 
     `lasts` is False for what holds for one request only.
     """
@@ -30,11 +34,14 @@ class Lesson(msgspec.Struct, frozen=True):
     field: str
     instead: str = ""
     most: int | None = None
+    least: int | None = None
     lasts: bool = True
 
     def __str__(self) -> str:
         if self.instead:
             return f"{self.field} is called {self.instead}"
+        if self.least is not None:
+            return f"{self.field} is at least {self.least}"
         return f"{self.field} is left out" if self.most is None else f"{self.field} is at most {self.most}"
 
 
@@ -43,9 +50,17 @@ def apply(body: Json, lessons: Iterable[Lesson]) -> Json:
     for lesson in lessons:
         if lesson.field == "tools.strict":
             _unbend(body)
+        elif lesson.field == THINKING_REFUSED:
+            for name in ASKING_FOR_THINKING:
+                body.pop(name, None)
+        elif lesson.field == EFFORT_WITH_TOOLS:
+            body.update({"reasoning_effort": "none"} if "tools" in body else {})
         elif lesson.most is not None:
             for name in (name for name in OUTPUT_LIMITS if name in body):
                 body[name] = min(body[name], lesson.most)
+        elif lesson.least is not None:
+            for name in (name for name in OUTPUT_LIMITS if name in body):
+                body[name] = max(body[name], lesson.least)
         elif lesson.instead and lesson.field in body:
             body[lesson.instead] = body.pop(lesson.field)
         else:

@@ -35,7 +35,7 @@ _AFTER: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("limit", re.compile(r"\s*(?:tokens? )?(?:maximum|limit\b|max\b)")),
 )
 _BEFORE = re.compile(
-    r"(?P<limit>maximum(?: [a-z]+)* length|context (?:length|size|window)|maximum|limit\b|window"
+    r"(?P<limit>maximum(?: [a-z]+)* length|context (?:length|size|window|tokens)|maximum|limit\b|window"
     r"|must be|cannot exceed|<=)"
     r"|(?P<completion>max_(?:completion_)?tokens\W+is too large)"
     r"|(?P<requested>requested|resulted in|received|contains|request\b|input|prompt|total)"

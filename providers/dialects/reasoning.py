@@ -93,8 +93,11 @@ def _as_object(request: MessagesRequest, _model: str, ours: Habits) -> Json:
     named = any(config.get("effort") for config in _configs(request))
     if level == "none":
         return {"reasoning": {"enabled": False}}
-    if level and not named and isinstance(thinking.get("budget_tokens"), int):
-        return {"reasoning": {"max_tokens": thinking["budget_tokens"]}}
+    budget = thinking.get("budget_tokens")
+    if level and not named and isinstance(budget, int):
+        # It must stay below what the whole answer may have.
+        most = min(limit for limit in (request.max_tokens, ours.max_output_tokens, budget + 1) if limit) - 1
+        return {"reasoning": {"max_tokens": most}}
     return {"reasoning": {"effort": nearest(level, ours.efforts)}} if level else {}
 
 

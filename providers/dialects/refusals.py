@@ -127,6 +127,7 @@ def _report(status: int, decoded: Any, headers: Mapping[str, str]) -> Report | N
         fields = error
     elif isinstance(base, dict) and base.get("status_code"):
         fields = {"message": base.get("status_msg"), "code": base["status_code"]}
+        status = BASE_STATUS.get(str(base["status_code"]), status) if status < 400 else status
     elif isinstance(error, str):
         fields = {**decoded, "message": decoded.get("message") or error}
     else:
@@ -152,6 +153,9 @@ def _message(fields: Mapping[str, Any]) -> str:
         said = "; ".join(str(item.get("msg", item)) if isinstance(item, dict) else str(item) for item in said)
     if isinstance(said, dict):
         return _message(said)
+    if isinstance(said, str) and said[:1] == "{":  # a proxy put the whole body of its upstream here
+        inner = _report(200, _decoded(said), {})
+        return inner.message if inner and inner.message else said
     return said if isinstance(said, str) else ""
 
 
@@ -162,6 +166,20 @@ def _decoded(text: str) -> Any:
         return None
 
 
+# MiniMax's own numbers, which come within a 200.
+BASE_STATUS: Mapping[str, int] = {
+    "1001": 504,
+    "1002": 429,
+    "1004": 401,
+    "1008": 402,
+    "1026": 400,
+    "1027": 400,
+    "1039": 429,
+    "1042": 400,
+    "2013": 400,
+    "2049": 401,
+    "2056": 429,
+}
 # What an error is called tells its status where HTTP said 200.
 KIND_STATUS: Mapping[str, int] = {
     "invalid_request_error": 400,
@@ -402,7 +420,8 @@ def _pattern(*alternatives: str) -> re.Pattern[str]:
 
 
 # Limits of rate speak of tokens and maxima as well.
-_RATE_TEXT = _pattern(r"\bper (?:min(?:ute)?|sec(?:ond)?|hour|day)\b", r"\b[tr]p[mds]\b", "rate.?limit")
+_RATES = (r"\bper (?:min(?:ute)?|sec(?:ond)?|hour|day)\b", r"\b[tr]p[mds]\b", "rate.?limit", "wait before trying")
+_RATE_TEXT = _pattern(*_RATES)
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -425,11 +444,15 @@ RULES: tuple[Rule, ...] = (
             "exceeds max length",
             "range of input length",
             "too many (?:input )?tokens",
-            r"tokens[^.]{0,80}\bexceed[^.]{0,80}\blimit",
+            r"(?<!_)tokens[^.]{0,80}\bexceed[^.]{0,80}\blimit",
             r"max_new_tokens.{0,4} must be <=",
+            "max_seq_len",
+            "exceed max message tokens",
+            "prompt_too_long",
         ),
-        unless=_RATE_TEXT,
-        not_with=frozenset({401, 402, 403, 404}),
+        # Bedrock says this of the answer's limit.
+        unless=_pattern(*_RATES, "maximum tokens you requested"),
+        not_with=frozenset({401, 402, 403, 404, 429, 529}),
     ),
     Rule(
         "request too large",
@@ -445,7 +468,12 @@ RULES: tuple[Rule, ...] = (
         text=_pattern(
             r"image.{0,200}(?:\bsize|dimension|format|could not process)",
             r"(?:\bsize|dimension|format|could not process).{0,200}image",
-            "does not support image",
+            r"n[o']t support (?:['`]?\w+['`]? )?['`]?image",
+            r"images? (?:\w+ )?(?:is|are) not supported",
+            r"unknown variant ['`]image",
+            "not a multimodal model",
+            "at most 0 image",
+            "data required for image input",
             "image_url is only supported",
             "no endpoints found that support image input",
         ),
@@ -472,6 +500,7 @@ RULES: tuple[Rule, ...] = (
             "thought[_ ]signature",
             r"reasoning_content.{0,80}(?:must be passed back|missing|required)",
             r"(?:missing|must (?:contain|have|include)).{0,40}reasoning_content",
+            r"provided without its required .{0,20}item",
         ),
         not_with=frozenset({401, 402, 403, 404, 429, 500, 502, 503, 504, 529}),
     ),
@@ -486,14 +515,19 @@ RULES: tuple[Rule, ...] = (
         "purse",
         _purse,
         statuses=frozenset({402}),
-        names=frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_error"}),
+        names=frozenset(
+            {"insufficient_quota", "billing_hard_limit_reached", "billing_error", "billing_not_active", "arrearage"}
+        ),
         text=_pattern(
             r"insufficient[_ ](?:quota|credits?|balance|funds)",
             "exceeded your current quota",
             "余额不足",
             "没有可用token",
             "credit balance is too low",
+            "account is in good standing",
         ),
+        # Gemini calls its limits per minute a quota, and says when they end.
+        unless=_pattern(r"\bretry in [\d.]+ ?m?s\b"),
     ),
     Rule(
         "credential",
@@ -506,7 +540,7 @@ RULES: tuple[Rule, ...] = (
         "not served",
         _not_served,
         statuses=frozenset({404}),
-        names=frozenset({"model_not_found", "not_found_error"}),
+        names=frozenset({"model_not_found", "model_not_supported", "not_found_error"}),
         text=_pattern(r"\bmodel\b.{0,100} does(?: not|n't) exist", "无可用模型", "no endpoints found"),
     ),
     Rule(
@@ -530,7 +564,7 @@ RULES: tuple[Rule, ...] = (
     Rule("refused", _refused, statuses=frozenset({400, 422})),
 )
 
-_SECONDS = re.compile(r"try again in ([\d.]+) ?(ms|s|m)\b", re.IGNORECASE)
+_SECONDS = re.compile(r"(?:try again|retry) (?:in|after) ([\d.]+) ?(ms|s|m)(?:ec|in|\b|\d)", re.IGNORECASE)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
 

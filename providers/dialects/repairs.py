@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from providers.dialects.lessons import OUTPUT_LIMITS, Lesson
+from providers.dialects.lessons import EFFORT_WITH_TOOLS, OUTPUT_LIMITS, THINKING_REFUSED, Lesson
 
 # Parameters without which a request still means the same, or that have another name elsewhere. A dot is a way inside.
 OPTIONAL = (
@@ -44,14 +44,24 @@ COMPLAINING_CODES = frozenset(
 _COMPLAINT = re.compile(
     r"unsupported|not supported|n[o']t support|unknown|unrecogni[sz]ed|unexpected|\bextra\b|not permitted|not allowed"
     r"|not compatible|incompatible|invalid|out of range|should be|must be|too large|too high|at most|only the default"
-    r"|not available|not implemented|deprecated|not verified|must be verified|no longer",
+    r"|not available|not implemented|deprecated|not verified|must be verified|no longer|not valid|cannot both|exceed"
+    r"|must have|maximum allowed|supported range|非法|不支持|无效",
     re.IGNORECASE,
 )
+# The same parameter in the words of a vendor whom a proxy asked.
+_MAX_TOKENS = re.compile(r"\bmaxOutputTokens\b|\bmaximum tokens(?= you requested)", re.IGNORECASE)
+_NO_THINKING = re.compile(r"does not support (?:thinking|reasoning|parameter reasoningEffort)\b", re.IGNORECASE)
+# Clients try a model by asking for one token; models that think cannot answer with it, and OpenAI says so as a refusal.
+_TOO_SMALL = re.compile(r"could not finish the message because max_tokens", re.IGNORECASE)
+ROOM_TO_THINK = 2048
+_NO_EFFORT_WITH_TOOLS = re.compile(r"tools with reasoning_effort are not supported", re.IGNORECASE)
 _MOST = re.compile(
-    r"(?:at most|<=?|less than or equal to|maximum(?: [a-z]+)*(?: is|:| of)?|cannot exceed|up to|\[ ?\d+, ?)"
-    r" ?`?(\d[\d,_]*)",
+    r"(?:at most|<=?|>(?= ?[1-9])|less than or equal to|maximum(?: [a-z]+)*(?: is|:| of)?|cannot exceed|limit of|up to"
+    r"|\[ ?\d+, ?) ?`?(\d[\d,_]*)",
     re.IGNORECASE,
 )
+_BELOW = re.compile(r"\bto (\d+) \(exclusive\)")
+_STATUS = re.compile(r"<\d{3}>")  # DashScope begins its sentences so, and means no limit
 # These are ordinary words as well: they name a parameter only in quotes.
 _WORDS = frozenset({"stop", "reasoning", "thinking", "include", "store", "plugins", "user", "strict"})
 
@@ -61,15 +71,25 @@ def _alternatives(names: Iterable[str]) -> str:
 
 
 _NAMES = re.compile(
-    rf"(?<![\w.])(?:({_alternatives(set(OPTIONAL) - _WORDS)})|(?<=['\"`])({_alternatives(_WORDS)})(?=['\"`]))(?!\w)"
+    rf"(?<![\w.])(?:({_alternatives(set(OPTIONAL) - _WORDS)})|(?<=['\"`])({_alternatives(_WORDS)})(?=['\"`]))(?!\w)",
+    re.ASCII,  # Chinese follows without a space
 )
 
 
 def lesson_of(message: str, code: str, fields: Mapping[str, Any]) -> Lesson | None:
     """What to change before asking the same provider again; None where nothing would help."""
+    if _NO_EFFORT_WITH_TOOLS.search(message):
+        return Lesson(EFFORT_WITH_TOOLS)
+    if _NO_THINKING.search(message):
+        return Lesson(THINKING_REFUSED)
+    if _TOO_SMALL.search(message):
+        return Lesson("max_tokens", least=ROOM_TO_THINK, lasts=False)
+    message = _MAX_TOKENS.sub("max_tokens", message)
     name = next(_named(message, fields), None)
     if name is None or not (code.lower() in COMPLAINING_CODES or _COMPLAINT.search(message)):
         return None
+    if name in OUTPUT_LIMITS and "budget" in message:  # of thinking, which must be below
+        return Lesson(THINKING_REFUSED, lasts=False)
     if name in OUTPUT_LIMITS:
         return _about_the_limit(name, message)
     return Lesson("tools.strict" if name == "strict" else name)
@@ -94,7 +114,10 @@ def _about_the_limit(name: str, message: str) -> Lesson | None:
     other = RENAMED.get(name)
     if other and other in message.replace(name, "", 1) and "instead" in message.lower():
         return Lesson(name, instead=other)
-    most = _MOST.search(message)
+    below, most = _BELOW.search(message), _MOST.search(_STATUS.sub("", message))
+    if below:
+        return Lesson(name, most=int(below[1]) - 1)
     if most:
-        return Lesson(name, most=int(re.sub(r"\D", "", most[1])))
+        # Some take fewer only of a request without a stream.
+        return Lesson(name, most=int(re.sub(r"\D", "", most[1])), lasts="stream=true" not in message)
     return Lesson(name, instead=other) if other else None

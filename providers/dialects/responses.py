@@ -128,6 +128,7 @@ class ResponsesAnswer(ForeignAnswer):
         if not isinstance(given, dict):
             return
         item = self._items.add(string(given, "type"), event.output_index, string(given, "id"))
+        item.announced = string(given, "arguments")
         self._name(item, string(given, "name"))
 
     def _name(self, item: Item, name: str) -> None:
@@ -209,9 +210,11 @@ class ResponsesAnswer(ForeignAnswer):
 
     def _think(self, item: Item, index: int | None, text: str) -> None:
         if text and not item.is_done:
-            between = "\n\n" if item.begins_part(index) else ""
+            new = item.beyond_summary(text)
+            between = "\n\n" if new == text and item.begins_part(index) else ""
             item.add(index, text)
-            self._composer.reason(between + text)
+            if new:
+                self._composer.reason(between + new)
 
     def _complete_reasoning(self, item: Item, told: dict[str, Any]) -> None:
         """The item as a whole is what must come back: without its secret, or its text, nobody could use it."""
@@ -270,7 +273,7 @@ class ResponsesAnswer(ForeignAnswer):
         if item.kind == "function_call":
             arguments = told.get("arguments")
             text = msgspec.json.encode(arguments).decode() if isinstance(arguments, dict) else arguments
-            self._complete_arguments(item, text if isinstance(text, str) else "")
+            self._complete_arguments(item, text if isinstance(text, str) and text else item.announced)
         elif not item.is_done:
             self._composer.add(item.call, _as_input(string(told, "input") or item.said()))
         item.is_done = True
@@ -326,7 +329,7 @@ class ResponsesAnswer(ForeignAnswer):
 
     def _end(self) -> None:
         for item in self._items:
-            if item.kind == "custom_tool_call" and not item.is_done:
+            if item.kind in CALLS and not item.is_done:
                 self._complete_call(item, {})
         if self._web_searches and self.usage is not None:
             self.usage = msgspec.structs.replace(self.usage, web_searches=self._web_searches)

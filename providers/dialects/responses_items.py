@@ -53,8 +53,10 @@ class Item:
         self.call: Call | None = None
         self.is_raw = False  # of reasoning: its own text, no summary
         self.has_spoken = False
+        self.announced = ""  # the arguments that stood in its beginning: they count where none follow
         self.length = 0  # of all its texts
         self._parts: dict[int, Part] = {}
+        self._summary = ""  # what it said, until the reasoning itself has said as much
         self._between = "\n\n" if kind == "reasoning" else ""
 
     def add(self, index: int | None, text: str) -> None:
@@ -68,7 +70,16 @@ class Item:
 
     def become_raw(self) -> None:
         """The reasoning itself comes after all: the summary so far is no part of it."""
+        self._summary = self.said()
         self.is_raw, self.length, self._parts = True, 0, {}
+
+    def beyond_summary(self, text: str) -> str:
+        """Some send each piece of the reasoning as a summary first."""
+        told, self._summary = self._summary, ""
+        if told.startswith(text):
+            self._summary = told[len(text) :]
+            return ""
+        return text.removeprefix(told)
 
     def begins_part(self, index: int | None) -> bool:
         return self.has_spoken and (index or 0) not in self._parts

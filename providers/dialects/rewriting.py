@@ -185,6 +185,8 @@ class Rewriter:
         for part in candidates:
             if not part.is_over and (fitting is None or part.kind in fitting):
                 return part
+        if kind == "signature_delta" and (self._parts or self.writer.index):
+            return None  # of a block that is over
         return self._implied(index, kind) if kind in SAID_IN else None
 
     def _implied(self, index: Any, kind: str) -> Part | None:

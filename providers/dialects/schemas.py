@@ -258,7 +258,9 @@ def _tell_choices(narrow: Json, given: Json) -> None:
     if None in values:
         narrow["nullable"] = True
     texts = [value if isinstance(value, str) else msgspec.json.encode(value).decode() for value in values]
-    narrow["enum"] = list(dict.fromkeys(text for text, value in zip(texts, values, strict=True) if value is not None))
+    # An empty one is refused.
+    named = (text for text, value in zip(texts, values, strict=True) if value is not None and text)
+    narrow["enum"] = list(dict.fromkeys(named))
     narrow["type"] = "string"
     if not narrow["enum"]:
         del narrow["enum"]

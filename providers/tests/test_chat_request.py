@@ -414,9 +414,15 @@ def test_the_text_of_a_result(content: Any, fields: Any, sent: str) -> None:
     assert messages(user("x"), assistant(use("A")), user(result("A", content, **fields)))[2] == sent_result("A", sent)
 
 
+UNPARSED = [
+    (given, json.dumps({"__unparsedToolInput": {"raw": raw, "len": len(raw)}}, separators=(",", ":")))
+    for given, raw in (("raw", "raw"), ('{"a": ', '{"a": '), ([1], "[1]"))
+]
+
+
 @pytest.mark.parametrize(
     ("given", "arguments"),
-    [({"b": 1, "a": [2]}, '{"b":1,"a":[2]}'), (None, "{}"), ({}, "{}"), ("raw", '"raw"')],
+    [({"b": 1, "a": [2]}, '{"b":1,"a":[2]}'), (None, "{}"), ({}, "{}"), ("", "{}"), ('{"b": 1}', '{"b":1}'), *UNPARSED],
 )
 def test_arguments_are_a_compact_string(given: Any, arguments: str) -> None:
     block = {"type": "tool_use", "id": "A", "name": "Read", "input": given}

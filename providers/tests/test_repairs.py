@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from providers.dialects.lessons import Lesson, Lessons, apply
-from providers.dialects.repairs import lesson_of
+from providers.dialects.lessons import EFFORT_WITH_TOOLS, THINKING_REFUSED, Lesson, Lessons, apply
+from providers.dialects.repairs import ROOM_TO_THINK, lesson_of
 
 UNSUPPORTED = "unsupported_parameter"
 
@@ -36,6 +36,12 @@ UNSUPPORTED = "unsupported_parameter"
             Lesson("max_tokens", most=8192),
         ),
         ("Range of max_tokens should be [1, 8192]", "", {}, Lesson("max_tokens", most=8192)),
+        (
+            "<400> InternalError.Algo.InvalidParameter: Range of max_tokens should be [1, 32768]",
+            "",
+            {},
+            Lesson("max_tokens", most=32768),
+        ),
         (
             "`max_tokens` must be less than or equal to `32768`, the maximum value for `max_tokens`",
             "",
@@ -78,6 +84,60 @@ UNSUPPORTED = "unsupported_parameter"
             {"param": "tools[0].function.strict"},
             Lesson("tools.strict"),
         ),
+        (
+            "The parameter `max_tokens` specified in the request are not valid: integer above maximum value, expected a"
+            " value <= 12288, but got 64000 instead.",
+            "InvalidParameter",
+            {"param": "max_tokens"},
+            Lesson("max_tokens", most=12288),
+        ),
+        (
+            "max_tokens: 128000 > 64000, which is the maximum allowed number of output tokens for claude-opus-4-5",
+            "",
+            {},
+            Lesson("max_tokens", most=64000),
+        ),
+        (
+            "The maximum tokens you requested exceeds the model limit of 8192. Try again with a maximum tokens value"
+            " that is lower than 8192.",
+            "",
+            {},
+            Lesson("max_tokens", most=8192),
+        ),
+        (
+            "Unable to submit request because it has a maxOutputTokens value of 128000 but the supported range is from"
+            " 1 (inclusive) to 65537 (exclusive).",
+            "400",
+            {},
+            Lesson("max_tokens", most=65536),
+        ),
+        ("max_tokens参数非法：限制数值范围[1,98304]", "1214", {}, Lesson("max_tokens", most=98304)),
+        ("Requests with max_tokens > 4096 must have stream=true", "", {}, Lesson("max_tokens", most=4096, lasts=False)),
+        ("`temperature` and `top_p` cannot both be specified", "", {}, Lesson("temperature")),
+        ('"llama3.1:8b" does not support thinking', "", {}, Lesson(THINKING_REFUSED)),
+        ("Model grok-build does not support parameter reasoningEffort.", "", {}, Lesson(THINKING_REFUSED)),
+        ("the model claude-haiku-4.5 does not support reasoning effort", "", {}, Lesson(THINKING_REFUSED)),
+        ("`reasoning_effort` must be one of `none` or `default`", "", {}, Lesson("reasoning_effort")),
+        (
+            "Could not finish the message because max_tokens or model output limit was reached. Please try again with"
+            " higher max_tokens.",
+            "invalid_value",
+            {},
+            Lesson("max_tokens", least=ROOM_TO_THINK, lasts=False),
+        ),
+        (
+            "`max_tokens` must be greater than `thinking.budget_tokens`. Please consult our documentation",
+            "",
+            {},
+            Lesson(THINKING_REFUSED, lasts=False),
+        ),
+        (
+            "Function tools with reasoning_effort are not supported for gpt-5.4 in /v1/chat/completions.",
+            "",
+            {"param": "reasoning_effort"},
+            Lesson(EFFORT_WITH_TOOLS),
+        ),
+        ("Your request exceeds the maximum tokens of the plan", "", {}, None),
         ("Invalid value for 'model': no such model", "", {"param": "model"}, None),
         ("messages with role user must be followed by the assistant, to stop thinking is not allowed", "", {}, None),
         ("temperature is a lovely thing", "", {}, None),
@@ -96,12 +156,26 @@ def test_a_refusal_is_read_as_a_lesson(message: str, code: str, fields: dict[str
         (Lesson("max_tokens", instead="max_completion_tokens"), {"max_tokens": 5}, {"max_completion_tokens": 5}),
         (Lesson("max_tokens", most=9), {"max_completion_tokens": 50}, {"max_completion_tokens": 9}),
         (Lesson("max_tokens", most=9), {"max_output_tokens": 5}, {"max_output_tokens": 5}),
+        (Lesson("max_tokens", least=9), {"max_completion_tokens": 1}, {"max_completion_tokens": 9}),
+        (Lesson("max_tokens", least=9), {"max_tokens": 50}, {"max_tokens": 50}),
         (
             Lesson("reasoning.summary"),
             {"reasoning": {"effort": "low", "summary": "auto"}},
             {"reasoning": {"effort": "low"}},
         ),
         (Lesson("reasoning.summary"), {"reasoning": {"summary": "auto"}}, {}),
+        (
+            Lesson(THINKING_REFUSED),
+            {"reasoning_effort": "low", "thinking": {}, "reasoning": {}, "enable_thinking": True, "stream": True},
+            {"stream": True},
+        ),
+        (
+            Lesson(EFFORT_WITH_TOOLS),
+            {"tools": [{"name": "f"}], "reasoning_effort": "high"},
+            {"tools": [{"name": "f"}], "reasoning_effort": "none"},
+        ),
+        (Lesson(EFFORT_WITH_TOOLS), {"tools": [{"name": "f"}]}, {"tools": [{"name": "f"}], "reasoning_effort": "none"}),
+        (Lesson(EFFORT_WITH_TOOLS), {"reasoning_effort": "high"}, {"reasoning_effort": "high"}),
         (
             Lesson("tools.strict"),
             {"tools": [{"function": {"name": "f", "strict": True}}, {"name": "g", "strict": True}]},

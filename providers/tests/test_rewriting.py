@@ -289,6 +289,23 @@ FAULTS: dict[str, tuple[list[Json | bytes], list[Any], str]] = {
     "stop after a call": ([start(), *call(0), ending("stop"), STOP], [CALL], "tool_use"),
     "length": ([start(), *HI, ending("length"), STOP], ["Hi"], "max_tokens"),
     "tool_calls": ([start(), *call(0), ending("tool_calls"), STOP], [CALL], "tool_use"),
+    "end_turn after a call": ([start(), *call(0), *END], [CALL], "tool_use"),
+    "an end mark in place of message_stop": ([start(), *HI, ending(), b"data: [DONE]\n\n"], ["Hi"], ""),
+    "a signature on the block behind its own": (
+        [
+            start(),
+            opened(0, "thinking"),
+            delta(0, "hm", "thinking_delta"),
+            stopped(0),
+            opened(1),
+            delta(1, "SIGNED", "signature_delta"),
+            delta(1, "Hi"),
+            stopped(1),
+            *END,
+        ],
+        [("hm", ""), "Hi"],
+        "",
+    ),
     "tool_use without a call": ([start(), *HI, ending("tool_use"), STOP], ["Hi"], ""),
     "only thinking": (
         [start(), opened(0, "thinking"), delta(0, "hm", "thinking_delta"), stopped(0), *END],
@@ -323,7 +340,9 @@ def test_a_fault_is_repaired(name: str, size: int) -> None:
     assert machine.error is None
     told = obeys(out)
     assert content_of(told) == content
-    assert told[-2]["delta"]["stop_reason"] == machine.stop_reason == (reason.replace("sound", "") or "end_turn")
+    called = any(event.get("content_block", {}).get("type") == "tool_use" for event in told)
+    expected = reason.replace("sound", "") or ("tool_use" if called else "end_turn")
+    assert told[-2]["delta"]["stop_reason"] == machine.stop_reason == expected
     assert bool(machine.fault) == (reason != "sound")
     assert (machine.began, machine.ended, machine.complete) == (True, True, True)
     assert machine.usage is None or machine.usage.output in (15, 1)
@@ -346,7 +365,6 @@ SOUND: dict[str, list[Json | bytes]] = {
         STOP,
     ],
     "a call without arguments": [start(), opened(0, "tool_use"), stopped(0), ending("tool_use"), STOP],
-    "end_turn after a call": [start(), *call(0), *END],
     "an answer that was cut": [start(), ending("max_tokens"), STOP],
     "a refusal": [start(), ending("refusal"), STOP],
     "events and fields of next year": [
@@ -561,10 +579,11 @@ REPLIES: dict[str, tuple[Json, list[Any], str]] = {
     "stop": ({"stop_reason": "stop"}, ["Hi"], "end_turn"),
     "content as a string": ({"content": "Hi"}, ["Hi"], "end_turn"),
     "a string among the blocks": ({"content": ["Hi", 3, {}]}, ["Hi"], "end_turn"),
-    "ids used twice": ({"content": [TOOL, TOOL]}, [CALL, CALL], "end_turn"),
-    "input as a string": ({"content": [{**TOOL, "input": '{"a":1}'}]}, [CALL], "end_turn"),
+    "ids used twice": ({"content": [TOOL, TOOL]}, [CALL, CALL], "tool_use"),
+    "input as a string": ({"content": [{**TOOL, "input": '{"a":1}'}]}, [CALL], "tool_use"),
+    "end_turn after a call": ({"content": [TOOL]}, [CALL], "tool_use"),
     "only thinking": ({"content": [{"type": "thinking", "thinking": "hm"}]}, [("hm", ""), TEXTLESS], "end_turn"),
-    "text null": ({"content": [{"type": "text", "text": None}, TOOL]}, ["", CALL], "end_turn"),
+    "text null": ({"content": [{"type": "text", "text": None}, TOOL]}, ["", CALL], "tool_use"),
 }
 
 
@@ -602,7 +621,7 @@ def test_a_reply_without_content_is_for_the_next_candidate_unless_it_was_a_probe
 
 
 def test_a_sound_reply_passes_to_the_byte() -> None:
-    body = reply(content=[{"type": "text", "text": "Hi", "citations": None}, TOOL], x=1.0)
+    body = reply(content=[{"type": "text", "text": "Hi", "citations": None}, TOOL], stop_reason="tool_use", x=1.0)
     assert answer().whole(body) == body
 
 

@@ -63,13 +63,19 @@ class Command(BaseCommand):
             address, key = options["base_url"], options["key"]
             if own:
                 address, key = started(stack, ours(every, f"http://{HOST}:{upstream.port}", prefix))
-            player = Remote(address, key, upstream, prefix=prefix)
+            player = Remote(address, key, upstream, prefix=prefix, strict=own)
             results = list(report.judged(cases, player, has_all=own))
         for line in report.lines(results):
             self.stdout.write(line)
         if options["json"]:
             options["json"].write_bytes(msgspec.json.format(msgspec.json.encode(report.document(results)), indent=2))
-        if any(result.verdict == "failed" for result in results):
+        verdicts = {result.verdict for result in results}
+        if verdicts == {"not applicable"}:
+            raise CommandError(
+                f"No question reached the scripted upstream by way of {address}: is it running, does it take the key,"
+                f" and does it send models named {prefix}… to port {port}? --print-config shows how"
+            )
+        if "failed" in verdicts:
             sys.exit(1)
 
 
