@@ -21,23 +21,10 @@ from gateway.yaml_lines import BadFile, Entry, Mistake, Value, near, read_yaml
 from providers.balancing import STRATEGIES
 from providers.models import PASSTHROUGH, CredentialMode, ModelRoute, Provider, RouteTarget
 
-PROVIDER_FIELDS = (
-    "name",
-    "type",
-    "base_url",
-    "auth_type",
-    "credential_mode",
-    "enabled",
-    "connect_timeout",
-    "first_byte_timeout",
-    "idle_timeout",
-    "total_timeout",
-    "dialect",
-)
 CREDENTIAL_NAMES = ("auth_value", "credential")
 # Of the Provider Balancer's files, without a counterpart here.
 PROVIDER_IDLE = ("proxy", "streaming_mode")
-PROVIDER_NAMES = (*PROVIDER_FIELDS, *CREDENTIAL_NAMES, *PROVIDER_IDLE, "options")
+PROVIDER_NAMES = (*Provider.CONFIGURED, *CREDENTIAL_NAMES, *PROVIDER_IDLE, "options")
 # The Provider Balancer's words for how a credential travels.
 AUTH_TYPES = {"auth_token": "bearer", "oauth": "bearer"}
 TARGET_NAMES = ("provider", "model", "priority", "weight", "enabled")
@@ -229,7 +216,7 @@ class Applying:
         return row
 
     def provider_values(self, entry: Entry, row: Provider) -> dict[str, Any]:
-        texts = [name for name in PROVIDER_FIELDS if name in entry and name not in {"name", "enabled"}]
+        texts = [name for name in Provider.CONFIGURED if name in entry and name not in {"name", "enabled"}]
         values: dict[str, Any] = {name: entry.text(name) for name in texts}
         if "enabled" in entry:
             values["enabled"] = entry.truth("enabled", True)

@@ -126,20 +126,7 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscripta
 
     class Meta:
         model = Provider
-        fields = (
-            "name",
-            "type",
-            "base_url",
-            "auth_type",
-            "credential_mode",
-            "enabled",
-            "connect_timeout",
-            "first_byte_timeout",
-            "idle_timeout",
-            "total_timeout",
-            "dialect",
-            "options",
-        )
+        fields = (*Provider.CONFIGURED, "options")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

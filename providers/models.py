@@ -145,6 +145,21 @@ def seconds(default: float, help_text: str) -> Any:
 
 
 class Provider(ConfigModel):
+    # What a form and a file set, besides the credential and the options.
+    CONFIGURED = (
+        "name",
+        "type",
+        "base_url",
+        "auth_type",
+        "credential_mode",
+        "enabled",
+        "connect_timeout",
+        "first_byte_timeout",
+        "idle_timeout",
+        "total_timeout",
+        "dialect",
+    )
+
     name = models.CharField(max_length=100, unique=True)
     type = models.CharField(max_length=20, choices=ProviderType, help_text="The language the provider speaks.")
     base_url = models.CharField(

@@ -59,3 +59,20 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.web_searches:
             wire["server_tool_use"] = {"web_search_requests": self.web_searches}
         return wire
+
+
+def of_totals(
+    read: int, cached: int, written: int, made: int, reasoning: int, total: int, *, reasoning_outside: bool
+) -> Usage:
+    """Where the cache is a part of what was read, and reasoning of what was made; the sum shows where it is not."""
+    cached = min(cached, read)
+    written = min(written, read - cached)
+    if total > read + made and (reasoning_outside or total == read + made + reasoning):
+        made = total - read
+    return Usage(
+        input=read - cached - written,
+        cache_read=cached,
+        cache_write_5m=written,
+        output=made,
+        thinking=min(reasoning, made),
+    )

@@ -69,15 +69,18 @@ class Arguments:
         return fragment
 
     def _news(self, fragment: str) -> str:
-        """Baidu's Qianfan sends all of the arguments so far in every fragment. Only where a value may begin could
-        that be an object within the object; anywhere else the joined text would be no JSON.
-        """
+        """Baidu's Qianfan sends all of the arguments so far in every fragment: what of it is new."""
         so_far = self.text
-        may_nest = not self._in_string and so_far.rstrip().endswith((":", "[", ","))
-        if not fragment.startswith(so_far) or (may_nest and not self._are_snapshots):
+        if not fragment.startswith(so_far) or not (self._are_snapshots or self._breaks(so_far, fragment)):
             return fragment
         self._are_snapshots = True
         return fragment[len(so_far) :]
+
+    def _breaks(self, so_far: str, repeat: str) -> bool:
+        """Whether both joined would be no JSON: an object may begin like the one around it, and a key like both."""
+        if self._in_string:
+            return repeat.partition('"')[2][:1] not in " \t\r\n:,}]"
+        return not so_far.rstrip().endswith((":", "[", ","))
 
     def rest(self) -> str:
         """The call ends: everything that was held, repaired where that can be done without inventing."""

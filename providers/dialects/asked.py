@@ -5,10 +5,12 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
-from providers.dialects.dialect import Exchange
+from providers.dialects import lessons, tools
+from providers.dialects.dialect import Exchange, Outbound
 from providers.dialects.fields import REFUSALS
 from providers.dialects.history import system_text
 from providers.dialects.names import ToolNames
@@ -32,6 +34,35 @@ def tool_names(request: MessagesRequest, ours: Habits, offered: list[Tool]) -> T
         if message.role == "assistant" and isinstance(message.content, list):
             spoken += [block["name"] for block in message.content if block["type"] == "tool_use"]
     return ToolNames(spoken, ours.tool_name_limit)
+
+
+class Wishes(msgspec.Struct, frozen=True):
+    """What both languages begin with: the request as far as it can be met, and the tools under their names."""
+
+    request: MessagesRequest
+    ours: Habits
+    offered: list[Tool]
+    names: ToolNames
+
+
+def read_wishes(exchange: Exchange, ours: Habits) -> Wishes:
+    """Raises BadMessage where the client would not get what it relies on."""
+    request = without_thinking(exchange.request, ours)
+    refuse_the_impossible(request)
+    offered = tools.offered_by(request, ours)
+    if offered and not ours.structured_with_tools:
+        ours = msgspec.structs.replace(ours, structured="none")
+    return Wishes(request, ours, offered, tool_names(request, ours, offered))
+
+
+def written(exchange: Exchange, ours: Habits, path: str, body: dict[str, Any]) -> Outbound:
+    """The request as it leaves, with what refusals have taught."""
+    headers = {
+        "content-type": "application/json",
+        "accept": "text/event-stream" if exchange.streams else "application/json",
+    }
+    query = f"?{urlencode({'api-version': ours.api_version})}" if ours.api_version else ""
+    return Outbound(path + query, msgspec.json.encode(lessons.apply(body, exchange.lessons)), headers)
 
 
 class Choice(msgspec.Struct, frozen=True):

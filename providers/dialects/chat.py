@@ -13,7 +13,7 @@ from providers.dialects.dialect import Dialect, Exchange
 from providers.dialects.foreign import CONTEXT_WINDOW, ForeignAnswer, details
 from providers.dialects.loose import loads
 from providers.errors import Overloaded, UpstreamError
-from providers.usage import Usage, tokens
+from providers.usage import Usage, of_totals, tokens
 
 # What a finish reason means when no tool was called.
 STOP_REASONS: Mapping[str, str] = {
@@ -56,20 +56,14 @@ def usage_of(reported: Mapping[str, Any], *, reasoning_outside: bool = False) ->
     """Cached tokens are a part of the prompt here, reasoning of the completion, except where it is counted apart."""
     prompt_details = details(reported, "prompt_tokens_details", "input_tokens_details")
     completion_details = details(reported, "completion_tokens_details", "output_tokens_details")
-    prompt, completion = _figure(reported, _PROMPT), _figure(reported, _COMPLETION)
-    cached = min(_figure(prompt_details, _CACHED) or _figure(reported, _CACHED), prompt)
-    written = _figure(prompt_details, _WRITTEN) or _figure(reported, ("cache_creation_input_tokens",))
-    written = min(written, prompt - cached)
-    reasoning = _figure(completion_details, _REASONING) or _figure(reported, _REASONING)
-    total = _figure(reported, ("total_tokens", "totalTokenCount"))
-    if total > prompt + completion and (reasoning_outside or total == prompt + completion + reasoning):
-        completion = total - prompt
-    return Usage(
-        input=prompt - cached - written,
-        cache_read=cached,
-        cache_write_5m=written,
-        output=completion,
-        thinking=min(reasoning, completion),
+    return of_totals(
+        read=_figure(reported, _PROMPT),
+        cached=_figure(prompt_details, _CACHED) or _figure(reported, _CACHED),
+        written=_figure(prompt_details, _WRITTEN) or _figure(reported, ("cache_creation_input_tokens",)),
+        made=_figure(reported, _COMPLETION),
+        reasoning=_figure(completion_details, _REASONING) or _figure(reported, _REASONING),
+        total=_figure(reported, ("total_tokens", "totalTokenCount")),
+        reasoning_outside=reasoning_outside,
     )
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import Any, TypeAlias
-from urllib.parse import urlencode
 
 import msgspec
 
-from providers.dialects import asked, lessons, schemas, tools
+from providers.dialects import asked, schemas, tools
 from providers.dialects.dialect import Exchange, Outbound
 from providers.dialects.history import (
     OPENING,
@@ -47,18 +46,13 @@ STAND_IN: Json = {
 
 
 def encode(exchange: Exchange) -> Outbound:
-    ours = habits_of(exchange)
-    request = asked.without_thinking(exchange.request, ours)
-    asked.refuse_the_impossible(request)
-    offered = tools.offered_by(request, ours)
-    if offered and not ours.structured_with_tools:
-        ours = msgspec.structs.replace(ours, structured="none")
+    wishes = asked.read_wishes(exchange, habits_of(exchange))
+    request, ours = wishes.request, wishes.ours
     turns = read_turns(request, ours, exchange.secret, "openai")
-    names = asked.tool_names(request, ours, offered)
     body: Json = {
         "model": exchange.model,
-        "messages": _messages(request, turns, ours, names),
-        **_tools(request, ours, offered, names),
+        "messages": _messages(request, turns, ours, wishes.names),
+        **_tools(request, ours, wishes.offered, wishes.names),
         **_limits(exchange, ours),
         **_sampling(request, exchange.model, ours),
         **REASONING[ours.reasoning](request, exchange.model, ours),
@@ -67,12 +61,7 @@ def encode(exchange: Exchange) -> Outbound:
     }
     if body["messages"][-1]["role"] == "assistant":
         _prefill(body, ours)
-    headers = {
-        "content-type": "application/json",
-        "accept": "text/event-stream" if exchange.streams else "application/json",
-    }
-    path = "/chat/completions" + (f"?{urlencode({'api-version': ours.api_version})}" if ours.api_version else "")
-    return Outbound(path, msgspec.json.encode(lessons.apply(body, exchange.lessons)), headers)
+    return asked.written(exchange, ours, "/chat/completions", body)
 
 
 # Messages

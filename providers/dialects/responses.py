@@ -17,7 +17,7 @@ from providers.dialects.responses_events import Event, found_pages, read_event, 
 from providers.dialects.responses_items import CALLS, Item, Items
 from providers.dialects.responses_request import DIALECT_NAME, encode, ours_of
 from providers.errors import UpstreamError
-from providers.usage import Usage, tokens
+from providers.usage import Usage, of_totals, tokens
 
 # Why an answer is incomplete.
 STOP_REASONS: Mapping[str, str] = {
@@ -33,20 +33,15 @@ FAILURES = frozenset({"failed", "cancelled"})
 
 def usage_of(reported: Mapping[str, Any], *, reasoning_outside: bool = False) -> Usage:
     """Cached tokens are a part of the input here, reasoning of the output, except where it is counted apart."""
-    given, made = tokens(reported.get("input_tokens")), tokens(reported.get("output_tokens"))
     input_details = details(reported, "input_tokens_details")
-    cached = min(tokens(input_details.get("cached_tokens")), given)
-    written = min(tokens(input_details.get("cache_write_tokens")), given - cached)
-    reasoning = tokens(details(reported, "output_tokens_details").get("reasoning_tokens"))
-    total = tokens(reported.get("total_tokens"))
-    if total > given + made and (reasoning_outside or total == given + made + reasoning):
-        made = total - given
-    return Usage(
-        input=given - cached - written,
-        cache_read=cached,
-        cache_write_5m=written,
-        output=made,
-        thinking=min(reasoning, made),
+    return of_totals(
+        read=tokens(reported.get("input_tokens")),
+        cached=tokens(input_details.get("cached_tokens")),
+        written=tokens(input_details.get("cache_write_tokens")),
+        made=tokens(reported.get("output_tokens")),
+        reasoning=tokens(details(reported, "output_tokens_details").get("reasoning_tokens")),
+        total=tokens(reported.get("total_tokens")),
+        reasoning_outside=reasoning_outside,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, TypeAlias
-from urllib.parse import urlencode
 
 import msgspec
 
@@ -50,18 +49,13 @@ def ours_of(exchange: Exchange) -> Habits:
 
 
 def encode(exchange: Exchange) -> Outbound:
-    ours = ours_of(exchange)
-    request = asked.without_thinking(exchange.request, ours)
-    asked.refuse_the_impossible(request)
-    offered = tools.offered_by(request, ours)
-    if offered and not ours.structured_with_tools:
-        ours = msgspec.structs.replace(ours, structured="none")
-    names = asked.tool_names(request, ours, offered)
+    wishes = asked.read_wishes(exchange, ours_of(exchange))
+    request, ours, names = wishes.request, wishes.ours, wishes.names
     body: Json = {
         "model": exchange.model,
         **_instructions(request, ours),
         "input": _input(_turns(exchange, ours), ours, names),
-        **_tools(request, ours, offered, names),
+        **_tools(request, ours, wishes.offered, names),
         **_limits(exchange, ours),
         **_sampling(request, exchange.model, ours),
         **_reasoning(request, exchange.model, ours),
@@ -69,12 +63,7 @@ def encode(exchange: Exchange) -> Outbound:
         **_included(request, exchange.model, ours),
         **_delivery(exchange, ours),
     }
-    headers = {
-        "content-type": "application/json",
-        "accept": "text/event-stream" if exchange.streams else "application/json",
-    }
-    path = "/responses" + (f"?{urlencode({'api-version': ours.api_version})}" if ours.api_version else "")
-    return Outbound(path, msgspec.json.encode(lessons.apply(body, exchange.lessons)), headers)
+    return asked.written(exchange, ours, "/responses", body)
 
 
 def _instructions(request: MessagesRequest, ours: Habits) -> Json:

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from providers.dialects.arguments import Arguments, mended, repaired
@@ -224,6 +224,24 @@ def test_the_signature_brings_the_reasoning_back() -> None:
     )
 
 
+ENCRYPTED: Any = {"reasoning_details": [{"type": "reasoning.encrypted", "data": "abc", "index": 0}]}
+
+
+@pytest.mark.parametrize(
+    ("deltas", "said"),
+    [
+        ([{"content": "x"}, ENCRYPTED], ["x"]),
+        ([{"content": "x"}, ENCRYPTED, {"content": "y"}], ["xy"]),
+        ([{"content": "x"}, ENCRYPTED, call(0, "{}", "Read")], ["x", ("",), ("Read", "{}")]),
+        ([call(0, "{}", "Read"), {"content": "x"}, ENCRYPTED], [("Read", "{}"), "x", ("",)]),
+        ([ENCRYPTED, {"content": "x"}], [("",), "x"]),
+        ([ENCRYPTED], [("",), "(The model returned no text.)"]),
+    ],
+)
+def test_a_block_without_text_never_hides_the_text_before_it(deltas: list[Any], said: list[Any]) -> None:
+    assert content(*map(chunk, deltas), STOP, **TOOLS, **THINKING, options={"dialect": "openrouter"}) == said
+
+
 def test_reasoning_details_are_put_together_for_the_way_back() -> None:
     events, _ = recorded("openrouter_reasoning_details", **OMITTED, options={"dialect": "openrouter"})
     state = unseal(_signature(events), SECRET)
@@ -434,6 +452,22 @@ CALLS: list[tuple[str, list[Any], list[Any]]] = [
         [call(0, A, "Read", "x"), call(1, '{"b":', "Bash", "y"), call(0, "junk"), call(1, "2}")],
         [("Read", A), ("Bash", B)],
     ),
+    ("a number for each fragment", [call(0, '{"a"', "Read", "x"), call(1, ":"), call(2, "1}")], [("Read", A)]),
+    (
+        "a number for each fragment of two calls",
+        [call(0, "", "Read", "x"), call(1, A), call(2, "", "Bash", "y"), call(3, '{"b":'), call(4, "2}")],
+        [("Read", A), ("Bash", B)],
+    ),
+    ("a fragment of nobody's", [call(0, A, "Read", "x"), call(1, B)], [("Read", A)]),
+    ("snapshots", [call(0, '{"a', "Read"), call(0, '{"a":'), call(0, A)], [("Read", A)]),
+    ("snapshots from the brace", [call(0, "{", "Read"), call(0, '{"'), call(0, '{"a'), call(0, A)], [("Read", A)]),
+    (
+        "snapshots of two calls",
+        [call(0, '{"a', "Read", "x"), call(0, A, "Read", "x"), call(1, '{"b"', "Bash", "y"), call(1, B, "Bash", "y")],
+        [("Read", A), ("Bash", B)],
+    ),
+    ("an object like the one around it", [call(0, '{"a":', "Read"), call(0, A + "}")], [("Read", '{"a":{"a":1}}')]),
+    ("a key like the text before it", [call(0, '{":', "Read"), call(0, '{":1}')], [("Read", '{":{":1}')]),
 ]
 
 
@@ -509,6 +543,7 @@ def test_arguments_pass_unchanged_however_they_are_cut(value: Any, cuts: list[in
 
 @given(st.text(alphabet='{}[]":, \\a1', max_size=40), st.integers(0, 40))
 def test_even_garbage_for_arguments_is_cut_alike_wherever_it_is_split(text: str, cut: int) -> None:
+    assume(not text[:cut] or not text[cut:].startswith(text[:cut]))  # that may be all of it so far
     whole, split = (content_of_call([text]), content_of_call([text[:cut], text[cut:]]))
     assert whole == split
 
@@ -703,6 +738,10 @@ def test_output_is_measured_on_the_way() -> None:
         chunk({"content": "x"}) + DONE,
         chunk({"content": "x"}) + b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n',
         chunk({"content": "x"}) + chunk(finish="stop") + b"data:[DONE]",
+        b"data:\n\n" * 20 + chunk({"content": "x"}) + STOP,
+        chunk({"content": "x"}).rstrip() + STOP,
+        chunk({"content": "x"}).rstrip() + chunk(finish="stop")[6:] + DONE,
+        chunk({"content": "x"}) + chunk(finish="stop").rstrip() + DONE,
         chunk({"content": "x"}) + STOP + DONE + chunk({"content": "late"}),
     ],
 )
@@ -710,6 +749,12 @@ def test_a_stream_may_end_in_any_of_these_ways(stream: bytes) -> None:
     events, answer = answered(stream)
     obeys_grammar(events)
     assert (blocks(events), stop(events), answer.error) == (["x"], "end_turn", None)
+
+
+def test_usage_before_the_text_is_no_end() -> None:
+    first = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
+    assert isinstance(failure(first + chunk({"content": "x"})), BrokenStream)
+    assert isinstance(failure(first), BrokenStream)
 
 
 def test_a_cut_answer_does_not_look_finished() -> None:
@@ -765,6 +810,8 @@ def test_bad_chunks_between_good_ones_are_passed_over() -> None:
 ERRORS: list[tuple[str, Any, type[UpstreamError], str]] = [
     ("object", {"error": {"message": "boom", "type": "server_error"}}, UpstreamError, "boom"),
     ("text", {"error": "boom"}, UpstreamError, "boom"),
+    ("code and message", {"code": "InternalError", "message": "boom", "request_id": "r"}, UpstreamError, "boom"),
+    ("detail", {"detail": "boom"}, UpstreamError, "boom"),
     ("mistral", {"object": "error", "message": "boom", "type": "x", "code": 500}, UpstreamError, "boom"),
     ("numeric code", {"error": {"code": 429, "message": "slow"}}, RateLimited, "limiting"),
     ("digits", {"error": {"code": "429", "message": "slow"}}, RateLimited, "limiting"),
@@ -809,6 +856,13 @@ def test_an_error_event_without_an_error_field_is_one_too() -> None:
     assert "boom" in failure(b'event: error\ndata: {"message":"boom"}\n\n').message
 
 
+@pytest.mark.parametrize(
+    "told", [{}, {"type": "ping"}, {"code": 200, "message": "ok"}, {"code": "Success", "message": "x"}, {"code": "x"}]
+)
+def test_metadata_is_no_error(told: Any) -> None:
+    assert content(b"data: " + json.dumps(told).encode() + b"\n\n", chunk({"content": "x"}), STOP) == ["x"]
+
+
 @pytest.mark.parametrize("name", ["openrouter_error_in_200", "minimax_base_resp"])
 def test_recorded_errors(name: str) -> None:
     events, answer = recorded(name)
@@ -830,6 +884,14 @@ def whole(body: bytes, **request: Any) -> Any:
     answer = ChatAnswer(exchange(stream=False, **request), "application/json")
     said = answer.whole(body)
     return json.loads(said) if answer.error is None else answer.error
+
+
+def test_choices_without_numbers_are_one_answer() -> None:
+    called = {"tool_calls": [{"id": "c", "type": "function", "function": {"name": "Read", "arguments": A}}]}
+    choices = [{"message": {"content": "Hi"}}, {"message": called}, {"index": 1, "message": {"content": "other"}}]
+    said = whole(json.dumps({"choices": choices}).encode(), **TOOLS)
+    assert [block["type"] for block in said["content"]] == ["text", "tool_use"]
+    assert said["stop_reason"] == "tool_use"
 
 
 def test_an_answer_in_one_piece() -> None:

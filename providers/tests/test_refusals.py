@@ -415,6 +415,13 @@ def test_figures_of_an_unknown_sentence_are_none() -> None:
         "Image size exceeds 5 MB",
         "Could not process image",
         "This model does not support image input",
+        "This provider doesn't support 'image' blocks",
+        "Image inputs are not supported by this model",
+        "image input is not supported - hint: you may need to provide the mmproj",
+        "messages[7]: unknown variant `image_url`, expected `text` at line 1 column 114708",
+        "Qwen/Qwen3-Coder is not a multimodal model",
+        "At most 0 image(s) may be provided in one prompt.",
+        "this model is missing data required for image input",
         "image_url is only supported by vision models",
     ],
 )

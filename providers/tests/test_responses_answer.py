@@ -306,6 +306,10 @@ def test_what_was_told_before_is_not_repeated(stream: list[bytes], said: list[An
             ],
             [("Read", '{"input":"x"}')],
         ),
+        ([added(call("Read", A))], [("Read", A)]),
+        ([added(call("Read", A)), done(call("Read"))], [("Read", A)]),
+        ([added(call("Read", A)), done(call("Read", A))], [("Read", A)]),
+        ([added(call("Read", A)), args('{"a"'), args(":1}")], [("Read", A)]),
     ],
 )
 def test_calls_come_whole_whatever_was_left_out(stream: list[bytes], said: list[Any]) -> None:
@@ -335,6 +339,8 @@ def test_a_name_comes_back_as_the_client_knows_it() -> None:
         ([done(reasoning("s")), delta("x", 1)], [("",), "x"]),
         ([raw("a"), summary("b"), raw("c"), done(reasoning("s", "b")), delta("x", 1)], [("ac",), "x"]),
         ([summary("b"), raw("a"), summary("c"), delta("x", 1)], [("b\n\na",), "x"]),
+        ([summary("a"), raw("a"), summary("b"), raw("b"), delta("x", 1)], [("ab",), "x"]),
+        ([summary("ab"), raw("a"), raw("bc"), delta("x", 1)], [("abc",), "x"]),
         (
             [done(reasoning("s", "b", content=[{"type": "reasoning_text", "text": "a"}])), delta("x", 1)],
             [("a",), "x"],
