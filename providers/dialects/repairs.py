@@ -57,10 +57,10 @@ ROOM_TO_THINK = 2048
 _NO_EFFORT_WITH_TOOLS = re.compile(r"tools with reasoning_effort are not supported", re.IGNORECASE)
 _MOST = re.compile(
     r"(?:at most|<=?|>(?= ?[1-9])|less than or equal to|maximum(?: [a-z]+)*(?: is|:| of)?|cannot exceed|limit of|up to"
-    r"|\[ ?\d+, ?) ?`?(\d[\d,_]*)",
+    r"|\[ ?\d+, ?) ?`?(\d[\d,_]{0,14})",
     re.IGNORECASE,
 )
-_BELOW = re.compile(r"\bto (\d+) \(exclusive\)")
+_BELOW = re.compile(r"\bto (\d{1,15}) \(exclusive\)")
 _STATUS = re.compile(r"<\d{3}>")  # DashScope begins its sentences so, and means no limit
 # These are ordinary words as well: they name a parameter only in quotes.
 _WORDS = frozenset({"stop", "reasoning", "thinking", "include", "store", "plugins", "user", "strict"})

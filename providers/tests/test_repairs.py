@@ -138,6 +138,7 @@ UNSUPPORTED = "unsupported_parameter"
             Lesson(EFFORT_WITH_TOOLS),
         ),
         ("Your request exceeds the maximum tokens of the plan", "", {}, None),
+        ("max_tokens must be at most " + "9" * 5000, "", {}, Lesson("max_tokens", most=10**15 - 1)),
         ("Invalid value for 'model': no such model", "", {"param": "model"}, None),
         ("messages with role user must be followed by the assistant, to stop thinking is not allowed", "", {}, None),
         ("temperature is a lovely thing", "", {}, None),

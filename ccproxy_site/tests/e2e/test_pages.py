@@ -223,6 +223,7 @@ async def test_every_page_of_the_admin_opens_without_an_error(
     house: Installation, chromium: str, pictures: Path
 ) -> None:
     found: list[str] = []
+    previewed: list[str] = []
     async with tab(chromium) as page:
 
         async def look(name: str) -> None:
@@ -255,8 +256,13 @@ async def test_every_page_of_the_admin_opens_without_an_error(
                 for path in paths:
                     await page.open(house.url + path)
                     await look(f"{name}-{kind}")
+            for path in await links(page, rf"(/admin/{section}/.*/preview/?)$"):
+                await page.open(house.url + path)
+                await look(f"{name}-preview")
+                previewed.append(path)
 
     assert found == []
+    assert len(previewed) == 1, "the page of a provider leads to a preview of its requests"
 
 
 async def links(page: Page, pattern: str) -> list[str]:
