@@ -14,7 +14,7 @@ import msgspec
 from providers import splice
 from providers.dialects import betas, refusals
 from providers.dialects.anthropic_answer import PassThrough, RecentIds, usage_of
-from providers.dialects.anthropic_options import OPTIONS, is_vendor, option
+from providers.dialects.anthropic_options import OPTIONS, is_vendor, option, takes_effort_without_thinking
 from providers.dialects.dialect import Dialect, Exchange, Outbound
 from providers.errors import AccountRefused, UpstreamError
 from providers.messages import Block, Message
@@ -56,9 +56,27 @@ def _body(exchange: Exchange) -> bytes:
     removed = option(exchange.endpoint, "remove_fields")
     if removed:
         body = splice.remove_members(body, removed)
+    if _has_idle_effort(exchange):
+        body = _without_effort(body)
     for beta in _removed_betas(exchange):
         body = betas.without_what_needs(beta, body)
     return body
+
+
+def _has_idle_effort(exchange: Exchange) -> bool:
+    request = exchange.request
+    if not request.output_config or "effort" not in request.output_config:
+        return False
+    is_off = request.thinking is not None and request.thinking.get("type") == "disabled"
+    return is_off and not takes_effort_without_thinking(exchange.endpoint)
+
+
+def _without_effort(body: bytes) -> bytes:
+    spans = splice.member_spans(body)
+    if spans is None or "output_config" not in spans:
+        return body
+    rest = splice.remove_members(body[slice(*spans["output_config"])], ["effort"])
+    return splice.replace_members(body, {"output_config": rest})
 
 
 # Headers

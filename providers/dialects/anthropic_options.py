@@ -35,6 +35,11 @@ OPTIONS: Mapping[str, Option] = {
     "strip_unsigned_thinking": Option(
         bool, False, "Leave out thinking blocks without a signature, which Anthropic itself refuses."
     ),
+    "effort_without_thinking": Option(
+        bool | None,
+        None,
+        "Send an effort beside thinking that is switched off; unset, everybody but DeepSeek gets it, who refuses that.",
+    ),
     "forward_user_agent": Option(bool, True, "Send on the client's user-agent; some providers look at it."),
     "forward_claude_code_headers": Option(bool, True, "Send on the client's x-claude-code-* headers."),
     "hide_errors": Option(
@@ -59,6 +64,11 @@ def option(endpoint: Endpoint, name: str) -> Any:
 
 def is_vendor(endpoint: Endpoint) -> bool:
     return urlsplit(endpoint.base_url).hostname == VENDOR
+
+
+def takes_effort_without_thinking(endpoint: Endpoint) -> bool:
+    wanted = option(endpoint, "effort_without_thinking")
+    return "deepseek" not in (urlsplit(endpoint.base_url).hostname or "") if wanted is None else bool(wanted)
 
 
 def normalises(endpoint: Endpoint) -> bool:

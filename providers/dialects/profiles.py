@@ -172,7 +172,12 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
         "reasoning_outside": True,
         "efforts": ("low", "high"),
         "reasoning_models": ("!*non-reasoning*", "grok-3-mini*", "grok-[4-9]*", "grok-code*"),
-        "models": {"grok-4*": {"efforts": ()}, "grok-code*": {"efforts": ()}},
+        "models": {
+            "grok-4": {"efforts": ()},
+            "grok-4-*": {"efforts": ()},
+            "grok-4.[5-9]*": {"efforts": _LOW_TO_HIGH},
+            "grok-code*": {"efforts": ()},
+        },
     },
     "ollama": {"top_k": True, "efforts": ("none", *_LOW_TO_HIGH)},
     "vllm": _LOCAL,

@@ -233,3 +233,28 @@ def test_errors_can_be_put_into_our_words(base_url: str, options: dict[str, obje
     body = msgspec.json.encode({"type": "error", "error": {"type": "invalid_request_error", "message": "no"}})
     error = refusal(exchange(base_url=base_url, options=options), 400, {}, body)
     assert (error.original is not None) == verbatim
+
+
+@pytest.mark.parametrize(
+    ("base_url", "options", "thinking", "kept"),
+    [
+        ("https://api.deepseek.com/anthropic", {}, {"type": "disabled"}, False),
+        ("https://api.deepseek.com/anthropic", {}, {"type": "adaptive"}, True),
+        ("https://api.deepseek.com/anthropic", {"effort_without_thinking": True}, {"type": "disabled"}, True),
+        ("https://api.anthropic.com", {}, {"type": "disabled"}, True),
+        ("https://llm.example.com", {"effort_without_thinking": False}, {"type": "disabled"}, False),
+    ],
+)
+def test_effort_beside_thinking_that_is_off(
+    base_url: str, options: dict[str, Any], thinking: dict[str, Any], kept: bool
+) -> None:
+    asked = exchange(
+        kind="anthropic",
+        base_url=base_url,
+        options=options,
+        thinking=thinking,
+        output_config={"effort": "high", "format": {"type": "json_schema", "schema": {}}},
+    )
+    sent = json.loads(encode(asked).body)
+    assert ("effort" in sent["output_config"]) is kept
+    assert "format" in sent["output_config"]
