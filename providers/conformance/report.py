@@ -41,7 +41,9 @@ def judged(cases: Iterable[Case], player: Remote, *, has_all: bool) -> Iterator[
             complaints = run(fitting, player)
         except Exception as error:  # noqa: BLE001 - a gateway may answer anything at all
             complaints = [f"the answer cannot be read: {type(error).__name__} {error}"]
-        yield Result(case, "failed" if complaints else "passed", complaints)
+        # A gateway may send half a character, and a page of its own cannot show it.
+        shown = [each.encode("utf-8", "backslashreplace").decode() for each in complaints]
+        yield Result(case, "failed" if complaints else "passed", shown)
 
 
 def _fitting(case: Case, player: Remote) -> Case | None:

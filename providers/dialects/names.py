@@ -13,6 +13,8 @@ from providers.identity import base62
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _LEGAL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 _ALPHANUMERIC = re.compile(r"[a-zA-Z0-9]+")
+# What gpt-oss and Gemini have around the names of tools, and servers forget to take off.
+_LEAKED = re.compile(r"^(?:functions\.|default_api[.:])|<\|.*", re.DOTALL)
 NAME_LIMIT = 64
 ID_LIMIT = 40
 
@@ -46,10 +48,13 @@ class ToolNames:
 
     def full(self, sent: str) -> str:
         """What came back, undone: exactly, else by a single match without case, else as it is."""
-        if sent in self._full:
-            return self._full[sent]
-        alike = self._folded.get(sent.lower(), ())
-        return alike[0] if len(alike) == 1 else sent
+        for name in (sent, _LEAKED.sub("", sent)):
+            if name in self._full:
+                return self._full[name]
+            alike = self._folded.get(name.lower(), ())
+            if len(alike) == 1:
+                return alike[0]
+        return sent
 
 
 def _hash(name: str) -> str:

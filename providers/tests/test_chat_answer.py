@@ -441,6 +441,13 @@ CALLS: list[tuple[str, list[Any], list[Any]]] = [
     ("three at once", [{"tool_calls": [call(n, A, "Read")["tool_calls"][0] for n in range(3)]}], [("Read", A)] * 3),
     ("an unknown tool", [call(0, A, "Nope")], [("Nope", A)]),
     ("another case", [call(0, A, "READ")], [("Read", A)]),
+    ("marks of a channel", [call(0, A, "Read<|channel|>commentary")], [("Read", A)]),
+    (
+        "a name space of the model's",
+        [call(0, A, "functions.read"), call(1, A, "default_api:Bash")],
+        [("Read", A), ("Bash", A)],
+    ),
+    ("a name space of somebody's", [call(0, A, "other.Read")], [("other.Read", A)]),
     (
         "numbers for ids",
         [{"tool_calls": [{"index": "0", "id": 5, "function": {"name": "Read", "arguments": A}}]}],
