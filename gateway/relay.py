@@ -34,6 +34,7 @@ from gateway.intake import Question
 from gateway.runtime import Runtime
 from providers import tokens, weighing
 from providers.dialects import DIALECTS, Answer, Dialect, Exchange, fields
+from providers.dialects.declined import Declined, is_an_answer
 from providers.dialects.lessons import LEARNT, Lesson
 from providers.dialects.refusals import scrub
 from providers.errors import (
@@ -338,9 +339,13 @@ class Relay:
         """The machine that reads this answer; raises UpstreamError where the provider refused to give one."""
         if not self._exchange.endpoint.client_token:  # there the account is the client's own
             self._runtime.rests.note(self._candidate, call.headers, call.status, time.time())
-        if call.status != 200:
-            raise await self._refusal(call, body)
-        answer = self._dialect.answer(self._exchange, call.headers.get("content-type", ""))
+        if call.status == 200:
+            answer = self._dialect.answer(self._exchange, call.headers.get("content-type", ""))
+        else:
+            error = await self._refusal(call, body)
+            if not is_an_answer(error, self._exchange):
+                raise error
+            answer = Declined(self._exchange, error)
         self._meter = Meter(self._exchange, answer)
         answer.count = self._meter.counted
         self._answer = answer

@@ -203,3 +203,35 @@ async def test_who_said_to_come_back_later_is_asked_last(
 
     assert (first.status, second.status) == (200, 200)
     assert (len(await bodies(upstream)), len(await bodies(second_upstream))) == (1, 2)
+
+
+FLAGGED = {"error": {"message": "The prompt was flagged by our policy", "code": "content_policy_violation"}}
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "plain"])
+async def test_moderation_may_be_told_as_an_answer(
+    gateway: Gateway, upstream: Upstream, kind: str, stream: bool
+) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url, options={"refusal_as_answer": True})))
+    await upstream.script({"status": 400, "error": FLAGGED})
+
+    reply = await gateway.ask(question(stream=stream))
+
+    assert reply.status == 200
+    if stream:
+        [delta] = [data for name, data in reply.events() if name == "message_delta"]
+        assert (reply.text(), delta["delta"]["stop_reason"]) == ("The prompt was flagged by our policy", "refusal")
+    else:
+        assert reply.json()["stop_reason"] == "refusal"
+    [settled] = gateway.settled()
+    assert (settled.row.status, settled.row.stop_reason) == ("completed", "refusal")
+    await bill_equals_ledger(gateway, upstream)
+
+
+async def test_moderation_is_an_error_where_nothing_else_was_said(gateway: Gateway, upstream: Upstream) -> None:
+    gateway.route(route_to(endpoint(1, "openai", upstream.url)))
+    await upstream.script({"status": 400, "error": FLAGGED})
+
+    reply = await gateway.ask(question())
+
+    assert (reply.status, reply.json()["error"]["details"]["code"]) == (400, "content_filter")

@@ -42,6 +42,7 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "forward_user_agent": Option(bool, True, "Send on the client's user-agent; some providers look at it."),
     "forward_claude_code_headers": Option(bool, True, "Send on the client's x-claude-code-* headers."),
+    "refusal_as_answer": Option(bool, False, "What moderation stopped is a turn that ends in a refusal, and no error."),
     "hide_errors": Option(
         bool, False, f"Put the provider's error messages into our words; {VENDOR} is always heard in its own."
     ),

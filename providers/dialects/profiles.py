@@ -84,6 +84,7 @@ class Habits(msgspec.Struct, frozen=True):
     repair_args: bool = False
     reasoning_outside: bool = False
     refusal_stop_reason: Literal["refusal", "end_turn"] = "refusal"
+    refusal_as_answer: bool = False  # moderation's error is told as a turn that ends in a refusal
     empty_answer_text: str = "(The model returned no text.)"
 
     # By patterns of the upstream's model names; the last one that matches counts most.

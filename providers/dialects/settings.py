@@ -152,6 +152,9 @@ WORDS: Mapping[str, Mapping[str, _Words]] = {
         "repair_args": _("Mends arguments", "Holds the arguments of a call until they are whole, and mends them."),
         "reasoning_outside": _("Thinking counted apart", "The tokens of the answer leave those of thinking out."),
         "refusal_stop_reason": _("A refusal ends with", "The reason to stop that the client reads."),
+        "refusal_as_answer": _(
+            "Moderation is an answer", "What moderation stopped is a turn that ends in a refusal, and no error."
+        ),
         "empty_answer_text": _("For an empty answer", "What the client reads where the model said nothing."),
     },
     "Models": {
