@@ -96,6 +96,7 @@ class Composer:
         self._uncounted = 0  # characters of thinking that the client has not been told of
         self._thought: list[str] = []  # the reasoning of the open block, as far as it must come back
         self._details: list[dict[str, Any]] = []
+        self._after_text = False  # no other block has begun since
         self._signatures: dict[str, str] = {}
         self._flowing: Call | None = None  # open, and its arguments leave as they come
 
@@ -191,20 +192,24 @@ class Composer:
 
     def _emit(self, kind: str, text: str, details: list[dict[str, Any]]) -> None:
         if kind == "text":
-            self._end_thinking()
+            if self.writer.block != "text":
+                self._end_thinking()
             self.writer.text(text)
-            self.said_text = True
+            self.said_text = self._after_text = True
             return
         if kind == "blocks":
             self._end_thinking()
+            self._after_text = False
             for block in details:
                 self._place(block)
             return
         if self._habits.reasoning_history == "reasoning_content":
             self._thought.append(text)
         merge_details(self._details, details)
-        if not text and self.writer.block == "text":
-            return  # a block at the very end would hide the text from clients: it comes with what follows, if anything
+        if self._after_text and not (text and self._display == "show"):
+            # Claude Code prints only the last piece of a text that a thought divides, and nothing of one that a thought
+            # follows (seen with 2.1.329). Where the thought would not be seen, its block waits for what comes next.
+            return
         self.writer.thinking(text if self._display == "show" else "")
         if self._counts:
             self._count_thinking(len(text))
@@ -218,7 +223,7 @@ class Composer:
 
     def _end_thinking(self) -> None:
         if self.writer.block != "thinking":
-            if not self._details:
+            if not self._details and not self._thought:
                 return
             self.writer.thinking("")
         state = State(
@@ -231,6 +236,7 @@ class Composer:
         )
         self.writer.sign(seal(state, self._exchange.secret))
         self._thought, self._details, self._signatures = [], [], {}
+        self._after_text = False
 
     def _note(self, text: str) -> None:
         self.characters += len(text)
@@ -379,6 +385,7 @@ class Composer:
 
     def _open(self, call: Call) -> None:
         call.is_open = self.used_tool = True
+        self._after_text = False
         tool_use_id = identity.tool_use_id()
         if call.signature:
             self._signatures[tool_use_id] = call.signature

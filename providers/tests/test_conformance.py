@@ -165,7 +165,7 @@ SAID: list[Any] = [TEXT, {"text": "Hi"}, {"stop": 0}]
         ([START, *SAID], "end with message_delta and message_stop"),
         ([START, *SAID, "END", "message_stop"], "end with message_delta and message_stop"),
         ([START, START, *SAID, "END"], "message_start"),
-        ([{"start": {"usage": {"input_tokens": 1}}}, *SAID, "END"], "all four figures"),
+        ([{"start": {"usage": {"input_tokens": 1}}}, *SAID, "END"], "a usage with input_tokens and output_tokens"),
         ([{"start": {"content": None}}, *SAID, "END"], "empty content"),
         ([{"start": {"id": ""}}, *SAID, "END"], "an id"),
         ([START, {"at": 1, **TEXT}, {"at": 1, "text": "Hi"}, {"stop": 1}, "END"], "index 1, expected 0"),

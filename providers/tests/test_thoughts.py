@@ -101,3 +101,40 @@ def test_a_client_that_sees_no_thinking_is_told_how_much_there_is() -> None:
 
     events, _ = answered(stream, **request)
     assert not any("estimated_tokens" in event.get("delta", {}) for event in events)
+
+
+THOUGHT_BETWEEN = (
+    chunk({"content": "One, "})
+    + chunk({"reasoning_content": "hm"})
+    + chunk({"content": "two."})
+    + chunk({}, "stop")
+    + DONE
+)
+THOUGHT_BEHIND = chunk({"content": "One."}) + chunk({"reasoning_content": "hm"}) + chunk({}, "stop") + DONE
+
+
+def test_a_thought_that_is_not_shown_divides_no_text() -> None:
+    """Claude Code prints the last piece of a divided text, and nothing where a thought comes last."""
+    omitted: dict[str, Any] = {"thinking": {"type": "adaptive", "display": "omitted"}}
+    assert blocks(answered(THOUGHT_BETWEEN, **omitted)[0]) == ["One, two."]
+    assert blocks(answered(THOUGHT_BEHIND, **omitted)[0]) == ["One."]
+
+
+def test_a_thought_that_is_shown_stands_where_it_was_thought() -> None:
+    shown: dict[str, Any] = {"thinking": {"type": "adaptive"}}
+    assert blocks(answered(THOUGHT_BETWEEN, **shown)[0]) == ["One, ", ("hm",), "two."]
+    assert blocks(answered(THOUGHT_BEHIND, **shown)[0]) == ["One.", ("hm",)]
+
+
+def test_a_thought_behind_text_goes_back_with_the_call_it_led_to() -> None:
+    request: dict[str, Any] = {"options": {"dialect": "deepseek"}, "tools": [tool("Read")]}
+    stream = (
+        chunk({"content": "I look."})
+        + chunk({"reasoning_content": "which file?"})
+        + chunk(call(0, "{}", "Read", "x"))
+        + chunk(finish="tool_calls")
+        + DONE
+    )
+    events, _ = answered(stream, **request)
+    assert blocks(events) == ["I look.", ("",), ("Read", "{}")]
+    assert next_body(events, **request)["messages"][1]["reasoning_content"] == "which file?"

@@ -113,3 +113,15 @@ def test_the_second_provider_serves_when_the_first_is_overloaded(house: House, t
 
 def test_every_language_is_there() -> None:
     assert set(LANGUAGES) == {"anthropic", "openai", "responses"}
+
+
+def test_a_thought_in_the_text_hides_none_of_it(house: House, tmp_path: Path) -> None:
+    """Left where it came, it would leave Claude Code the last piece of the text, or none."""
+    thought = {"thinking": "Hm."}
+    between = run_claude(
+        house, tmp_path, MODELS["openai"], led_by({"parts": [{"text": "One, "}, thought, {"text": "two."}]})
+    )
+    behind = run_claude(house, tmp_path, MODELS["openai"], led_by({"parts": [{"text": "One."}, thought]}))
+
+    assert (between.answer["result"], behind.answer["result"]) == ("One, two.", "One.")
+    reconcile(house.gateway, house.mock)
