@@ -45,7 +45,7 @@ WHERE = st.integers(0, 9999)
 def bounded(examples: int) -> settings:
     """Derandomised in the daily run: it should not turn red by the draw of the day."""
     unchecked = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    count = examples * 100 if LONG else examples
+    count = examples * int(os.environ.get("TIMES", "100")) if LONG else examples
     return settings(max_examples=count, deadline=None, derandomize=not LONG, suppress_health_check=unchecked)
 
 

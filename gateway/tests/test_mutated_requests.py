@@ -160,7 +160,9 @@ vendors = st.sampled_from(sorted(PROFILES))
 def bodies(draw: st.DrawFn) -> tuple[bytes, dict[str, str]]:
     document = changed(draw(sound_ones), draw(STEPS))
     text = json.dumps(document, ensure_ascii=draw(st.booleans()))
-    data = changed_bytes(text.encode(draw(st.sampled_from(["utf-8"] * 9 + ["utf-16"])), "surrogatepass"), draw(BYTE_STEPS))
+    data = changed_bytes(
+        text.encode(draw(st.sampled_from(["utf-8"] * 9 + ["utf-16"])), "surrogatepass"), draw(BYTE_STEPS)
+    )
     encoding = draw(encodings)
     packed = ENCODINGS[encoding](data)
     if encoding and draw(st.booleans()):
@@ -189,7 +191,9 @@ def assert_right(reply: Reply, body: bytes) -> None:
     assert said == DEFAULT_TEXT or b"stop_sequences" in body
 
 
-async def assert_answered(gateway: Gateway, upstream: Upstream, kind: str, body: bytes, headers: dict[str, str]) -> None:
+async def assert_answered(
+    gateway: Gateway, upstream: Upstream, kind: str, body: bytes, headers: dict[str, str]
+) -> None:
     await upstream._post("/__reset", None)
     reply = await soon(gateway.ask(body, headers=headers))
     bill, rows = await upstream.bill(), settled_since(gateway)

@@ -177,8 +177,9 @@ def _is_clean_envelope(body: bytes) -> bool:
         return False
     if not isinstance(told, dict) or told.get("type") != "error" or not isinstance(told.get("error"), dict):
         return False
-    message, text = told["error"].get("message"), body.decode()
-    return isinstance(message, str) and refusals.scrub(message) == message and refusals.scrub(text) == text
+    kind, message, text = told["error"].get("type"), told["error"].get("message"), body.decode()
+    says_something = isinstance(kind, str) and kind and isinstance(message, str) and message.strip()
+    return bool(says_something) and refusals.scrub(message) == message and refusals.scrub(text) == text
 
 
 DIALECT = Dialect(encode=encode, answer=PassThrough, refusal=refusal, count=count)

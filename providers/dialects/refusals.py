@@ -94,15 +94,15 @@ def in_answer(reply: object, exchange: Exchange | None = None) -> UpstreamError:
 
 
 def report_of(status: int, headers: Mapping[str, str], body: bytes) -> Report:
+    text = body.decode("utf-8", "replace").strip()  # some write Latin-1, and a long one is cut anywhere
     try:
-        decoded = msgspec.json.decode(body)
+        decoded = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        text = body.decode("utf-8", "replace").strip()
         if text[:1] == "<" or "html" in headers.get("content-type", ""):
             text = f"the provider answered HTTP {status} with a web page instead of an API error"
         return Report(status, text[:LONGEST_READ], headers=headers)
     report = _report(status, decoded, headers)
-    return report or Report(status, body[:LONGEST_READ].decode("utf-8", "replace"), headers=headers)
+    return report or Report(status, text[:LONGEST_READ], headers=headers)
 
 
 def _unpacked(body: bytes) -> bytes:
@@ -241,7 +241,9 @@ def classify(case: Case) -> UpstreamError:
 
 def said(case: Case) -> str:
     """Their sentence, fit to be shown."""
-    return scrub(case.report.message) or f"the provider answered HTTP {case.report.status} without an explanation"
+    return (
+        scrub(case.report.message).strip() or f"the provider answered HTTP {case.report.status} without an explanation"
+    )
 
 
 def _suggest(*suggestions: str, **parts: object) -> dict[str, Any]:

@@ -297,11 +297,11 @@ def repaired_reply(reply: Json, exchange: Exchange, usage: Usage, empty_text: st
     if sound and content == reply.get("content") and reason == reply.get("stop_reason"):
         return reply
     return {
-        "id": "",
         **reply,
+        "id": reply.get("id") or "",
         "type": "message",
         "role": "assistant",
-        "model": reply.get("model") or exchange.request.model,
+        "model": reply["model"] if is_name(reply.get("model")) else exchange.request.model,
         "content": content,
         "stop_reason": reason,
         "stop_sequence": reply.get("stop_sequence"),

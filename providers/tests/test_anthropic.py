@@ -250,6 +250,9 @@ def test_headers_that_no_header_can_hold_are_left_out() -> None:
         b"<html>bad gateway</html>",
         b"",
         b'{"error":"slow"}',
+        b'{"type":"error","error":{"message":"slow"}}',
+        b'{"type":"error","error":{"type":null,"message":"slow"}}',
+        b'{"type":"error","error":{"type":"api_error","message":" "}}',
         b'{"type":"error","error":{"type":"api_error","message":"at http://10.0.0.5:99 with sk-ant-canary123456"}}',
     ],
 )

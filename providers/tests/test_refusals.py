@@ -238,6 +238,8 @@ def test_refusals_are_classified(
         (b"", "the provider answered HTTP 400 without an explanation"),
         (b"<html><body>nginx</body></html>", "the provider answered HTTP 400 with a web page instead of an API error"),
         (b"\xff\xfe", "\ufffd\ufffd"),
+        (b'{"error":{"message":"caf\xe9 closed"}}', "caf\ufffd closed"),
+        (error(" \n"), "the provider answered HTTP 400 without an explanation"),
         (b"[" * 2000, "["),
     ],
 )

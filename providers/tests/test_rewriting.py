@@ -570,6 +570,8 @@ def reply(**fields: Any) -> bytes:
 TOOL: Json = {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {"a": 1}}
 REPLIES: dict[str, tuple[Json, list[Any], str]] = {
     "no id": ({"id": "gone"}, ["Hi"], "end_turn"),
+    "id and model null": ({"id": None, "model": None}, ["Hi"], "end_turn"),
+    "a model that is no name": ({"model": ["claude"]}, ["Hi"], "end_turn"),
     "no type and role": ({"type": "gone", "role": "gone"}, ["Hi"], "end_turn"),
     "no usage": ({"usage": "gone"}, ["Hi"], "end_turn"),
     "usage in words": ({"usage": {"input_tokens": "5", "output_tokens": -1}}, ["Hi"], "end_turn"),
@@ -598,6 +600,7 @@ def test_a_reply_is_repaired_in_one_piece_and_as_a_stream(name: str) -> None:
     assert blocks == [block if isinstance(block, str) else block[:1] for block in content]
     assert (read["stop_reason"], read["type"], read["role"]) == (reason, "message", "assistant")
     assert read["id"].startswith("msg_")
+    assert isinstance(read["model"], str)
     assert read["usage"]["output_tokens"] >= 0
     ids = [block["id"] for block in read["content"] if block["type"] == "tool_use"]
     assert len(set(ids)) == len(ids)
