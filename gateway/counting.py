@@ -32,7 +32,7 @@ class Count(msgspec.Struct):
 
 
 class _Asked(msgspec.Struct):
-    context_management: Any = None
+    context_management: msgspec.Raw = msgspec.Raw(b"null")  # what is inside, nobody here has looked at
 
 
 async def count_tokens(question: Question, runtime: Runtime) -> Count:
@@ -60,7 +60,9 @@ async def _counted(question: Question, candidate: Candidate, runtime: Runtime) -
 
 
 def _manages_context(body: bytes) -> bool:
-    return b'"context_management"' in body and msgspec.json.decode(body, type=_Asked).context_management is not None
+    if b'"context_management"' not in body:
+        return False
+    return bytes(msgspec.json.decode(body, type=_Asked).context_management) != b"null"
 
 
 async def _asked(

@@ -32,6 +32,8 @@ from providers.messages import MessagesRequest
 from providers.routing import Candidate
 
 MESSAGES_SCOPE = "messages"
+# A gzip may have several members. What follows one is copied for the next: many would take minutes.
+MOST_MEMBERS = 100
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -154,10 +156,13 @@ def plain_body(body: bytes, encoding: str, most: int) -> bytes:
         raise UnsupportedEncoding(
             f"content-encoding: {encoding[:40]!r} is not read here, send gzip, deflate or nothing"
         )
-    plain = b""
+    plain, members = b"", 0
     try:
         while body:
-            # 47: gzip or zlib, whichever it turns out to be. A gzip file may have several members.
+            members += 1
+            if members > MOST_MEMBERS:
+                raise BadMessage(f"body: its {encoding} has more than {MOST_MEMBERS} members")
+            # 47: gzip or zlib, whichever it turns out to be.
             inflater = zlib.decompressobj(wbits=47)
             plain += inflater.decompress(body, most + 1 - len(plain))
             if len(plain) > most:

@@ -469,7 +469,7 @@ class Relay:
             "request_completed %s key=%s model=%s provider=%s status=%s attempts=%d messages=%d ms=%d in=%d out=%d",
             row.request_id,
             row.key,
-            row.model,
+            row.model if row.model.isprintable() else repr(row.model),  # the client chose it: still one line
             last.provider,
             row.status,
             last.number,

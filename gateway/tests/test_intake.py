@@ -199,6 +199,26 @@ async def test_compressed_bodies_are_read_and_bombs_are_not(routed: Gateway, set
     assert bomb.status == 413
 
 
+async def test_a_models_name_writes_no_line_of_its_own_into_the_log(
+    routed: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="ccproxy.requests"):
+        assert (await routed.ask(question(model="claude-a\nrequest_completed by nobody"))).status == 200
+    [line] = [record.getMessage() for record in caplog.records if record.name == "ccproxy.requests"]
+    assert "claude-a\\nrequest_completed by nobody" in line
+    assert "\n" not in line
+
+
+async def test_a_compressed_body_of_several_members_is_read_and_shreds_are_not(routed: Gateway) -> None:
+    plain = json.dumps(question()).encode()
+    members = [gzip.compress(plain[at : at + 9]) for at in range(0, len(plain), 9)]
+    assert (await routed.ask(b"".join(members), headers={"content-encoding": "gzip"})).status == 200
+    # Without a limit these would keep everybody waiting, the longer the more than twice.
+    shreds = await routed.ask(gzip.compress(b"") * 100_000 + members[0], headers={"content-encoding": "gzip"})
+    assert shreds.status == 400
+    assert "members" in shreds.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "kind"),
     [

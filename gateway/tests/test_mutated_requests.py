@@ -1,4 +1,4 @@
-"""Whatever a client sends, it gets a right answer or a refusal that says why, soon; and all that was asked is booked."""
+"""Whatever a client sends, it gets a right answer or a refusal that says why; and all that was asked is booked."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -154,6 +155,7 @@ sound_ones = st.sampled_from(sorted(SOUND)).map(SOUND.__getitem__)
 # Most bodies are plain: the rest would only be refused.
 encodings = st.sampled_from(["", "", "", "", "", "", *ENCODINGS])
 vendors = st.sampled_from(sorted(PROFILES))
+models = st.sampled_from(["", "their-name"])  # another name is written into the body
 
 
 @st.composite
@@ -214,8 +216,30 @@ async def assert_answered(
         assert_refused(reply)
 
 
-def towards(gateway: Gateway, kind: str, url: str, vendor: str) -> None:
-    gateway.route(route_to(endpoint(1, kind, url, options={"dialect": vendor}), pattern="*"))
+def towards(gateway: Gateway, kind: str, url: str, vendor: str, model: str = "") -> None:
+    gateway.route(route_to(endpoint(1, kind, url, options={"dialect": vendor}), pattern="*", model=model))
+
+
+@pytest.mark.parametrize("odd", [b'"\\ud800"', b'"\xff"', b'{"\\ud800":1}', b"1e999", b'{"a":"\xed\xa0\x80"}'])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize(
+    "place", [b'"context_management":%b', b'"new":%b', b'"metadata":{"x":%b}', b'"\xff":%b', b'"\\udc00\xff":%b']
+)
+async def test_odd_text_where_nobody_looks_does_no_harm(
+    gateway: Gateway,
+    upstream: Upstream,
+    kind: str,
+    odd: bytes,
+    path: str,
+    place: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """At the debug level too, where the fields that go no further are named."""
+    towards(gateway, kind, upstream.url, "generic", "their-name")
+    body = json.dumps(request(says("hi"))).encode()[:-1] + b"," + place % odd + b"}"
+    with caplog.at_level("DEBUG"):
+        reply = await soon(gateway.ask(body, path=path))
+    assert reply.status in {200, 400}, reply.body
 
 
 async def test_sound_requests_are_answered_by_every_vendor(gateway: Gateway, upstream: Upstream, kind: str) -> None:
@@ -229,31 +253,31 @@ async def test_sound_requests_are_answered_by_every_vendor(gateway: Gateway, ups
     assert answered > len(PROFILES) * len(SOUND) / 2
 
 
-@bounded(120)
-@given(sent=bodies(), vendor=vendors)
+@bounded(250)
+@given(sent=bodies(), vendor=vendors, model=models)
 async def test_a_mutated_request_is_answered_or_refused_and_booked(
-    gateway: Gateway, upstream: Upstream, kind: str, sent: tuple[bytes, dict[str, str]], vendor: str
+    gateway: Gateway, upstream: Upstream, kind: str, sent: tuple[bytes, dict[str, str]], vendor: str, model: str
 ) -> None:
-    towards(gateway, kind, upstream.url, vendor)
+    towards(gateway, kind, upstream.url, vendor, model)
     await assert_answered(gateway, upstream, kind, *sent)
 
 
-@bounded(120)
-@given(sound=sound_ones, steps=STEPS, vendor=vendors)
+@bounded(250)
+@given(sound=sound_ones, steps=STEPS, vendor=vendors, model=models)
 async def test_a_request_of_odd_types_is_answered_or_refused_and_booked(
-    gateway: Gateway, upstream: Upstream, kind: str, sound: Json, steps: list[Step], vendor: str
+    gateway: Gateway, upstream: Upstream, kind: str, sound: Json, steps: list[Step], vendor: str, model: str
 ) -> None:
     """JSON all the way: more of these get past the first look."""
-    towards(gateway, kind, upstream.url, vendor)
+    towards(gateway, kind, upstream.url, vendor, model)
     await assert_answered(gateway, upstream, kind, json.dumps(changed(sound, steps)).encode(), {})
 
 
-@bounded(60)
-@given(sent=bodies(), vendor=vendors)
+@bounded(120)
+@given(sent=bodies(), vendor=vendors, model=models)
 async def test_a_mutated_request_is_counted_or_refused_and_never_booked(
-    gateway: Gateway, upstream: Upstream, kind: str, sent: tuple[bytes, dict[str, str]], vendor: str
+    gateway: Gateway, upstream: Upstream, kind: str, sent: tuple[bytes, dict[str, str]], vendor: str, model: str
 ) -> None:
-    towards(gateway, kind, upstream.url, vendor)
+    towards(gateway, kind, upstream.url, vendor, model)
     reply = await soon(gateway.ask(sent[0], path="/v1/messages/count_tokens", headers=sent[1]))
     assert settled_since(gateway) == []
     if reply.status == 200:

@@ -16,7 +16,7 @@ from providers.dialects import betas, refusals
 from providers.dialects.anthropic_answer import PassThrough, RecentIds, usage_of
 from providers.dialects.anthropic_options import OPTIONS, is_vendor, option, takes_effort_without_thinking
 from providers.dialects.dialect import Dialect, Exchange, Outbound
-from providers.errors import AccountRefused, UpstreamError
+from providers.errors import AccountRefused, BadMessage, UpstreamError
 from providers.messages import Block, Message
 from providers.state import MARK
 
@@ -47,6 +47,14 @@ def is_plain(text: str) -> bool:
 
 
 def _body(exchange: Exchange) -> bytes:
+    """Raises BadMessage where an edit is due and some name is no text, such as half of a surrogate pair."""
+    try:
+        return _edited(exchange)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise BadMessage("body: one of its names is no valid text") from None
+
+
+def _edited(exchange: Exchange) -> bytes:
     body, messages = exchange.body, exchange.request.messages
     if exchange.model != exchange.request.model:
         body = splice.replace_members(body, {"model": msgspec.json.encode(exchange.model)})

@@ -211,5 +211,8 @@ def dropped(body: bytes, language: str) -> list[str]:
     """Top-level fields of a request that an upstream of this language never hears of; a pass-through drops none."""
     if language not in {"openai", "responses"}:
         return []
-    names = [*msgspec.json.decode(body, type=dict[str, msgspec.Raw])]
+    try:
+        names = [*msgspec.json.decode(body, type=dict[str, msgspec.Raw])]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return []  # one of them is no text, which nobody else looks at
     return [name for name in names if name not in _TOP or getattr(_TOP[name], language).kind == "dropped"]

@@ -138,7 +138,10 @@ def _report(status: int, decoded: Any, headers: Mapping[str, str]) -> Report | N
     code = next((fields[name] for name in ("code", "status") if fields.get(name) not in (None, "")), "")
     kind = fields.get("type") if isinstance(fields.get("type"), str) else ""
     status = _status(status, code, str(kind), fields)
-    return Report(status, message[:LONGEST_READ], str(code), str(kind), fields, headers)
+    message, code, kind = (
+        text.encode("utf-8", "replace").decode() for text in (message[:LONGEST_READ], str(code), str(kind))
+    )
+    return Report(status, message, code, kind, fields, headers)
 
 
 def _message(fields: Mapping[str, Any]) -> str:
@@ -162,7 +165,7 @@ def _message(fields: Mapping[str, Any]) -> str:
 def _decoded(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):  # no JSON, or half of a surrogate pair in it
         return None
 
 

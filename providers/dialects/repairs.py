@@ -106,7 +106,7 @@ def _named(message: str, fields: Mapping[str, Any]) -> Iterator[str]:
     detail = fields.get("detail")
     for item in detail if isinstance(detail, list) else ():
         place = item.get("loc") if isinstance(item, dict) else None
-        yield from (name for name in place or () if name in OPTIONAL)
+        yield from (name for name in (place if isinstance(place, list) else ()) if name in OPTIONAL)
     yield from (found[1] or found[2] for found in _NAMES.finditer(message))
 
 

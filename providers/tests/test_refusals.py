@@ -516,6 +516,8 @@ def test_every_class_suggests_what_to_do(status: int, body: Any) -> None:
         ({"base_resp": {"status_code": [], "status_msg": "x"}, "error": None}, BrokenStream, 502),
         ({"base_resp": {"status_code": [1], "status_msg": "x"}}, UpstreamError, 502),
         ({"error": None}, BrokenStream, 502),
+        (error("half \ud83d of a pair", code="\ud83d"), UpstreamError, 502),
+        (error("{\ud83d}", metadata={"raw": "\ud83d{}"}), UpstreamError, 502),
         ("nonsense", BrokenStream, 502),
         (None, BrokenStream, 502),
     ],
@@ -523,6 +525,7 @@ def test_every_class_suggests_what_to_do(status: int, body: Any) -> None:
 def test_errors_inside_an_answer_bring_their_own_status(reply: Any, kind: type[UpstreamError], status: int) -> None:
     found = in_answer(reply)
     assert (type(found), found.status) == (kind, status)
+    assert json.loads(found.event("req_1").partition(b"data: ")[2])["error"]["message"]
 
 
 # Secrets

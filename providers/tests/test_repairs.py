@@ -71,6 +71,7 @@ UNSUPPORTED = "unsupported_parameter"
             {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]},
             Lesson("stream_options"),
         ),
+        ("'stop' is not supported", "", {"detail": [{"loc": 3}, {"loc": "temperature"}, {}, 3]}, Lesson("stop")),
         (
             "Your organization must be verified to generate reasoning summaries.",
             "unsupported_value",
