@@ -35,26 +35,21 @@ api = NinjaAPI(title="ccproxy", version="1", docs_url="/docs", openapi_url="/ope
 v1 = Router(tags=["Messages"])
 pages = Router(tags=["Health"])
 
+
 # Bodies are decoded once, by msgspec: the schema below is for the reader of /docs.
-MESSAGES_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["model", "messages", "max_tokens"],
-                    "properties": {
-                        "model": {"type": "string"},
-                        "messages": {"type": "array", "items": {"type": "object"}},
-                        "max_tokens": {"type": "integer", "minimum": 0},
-                        "stream": {"type": "boolean"},
-                    },
-                }
-            }
-        },
-    }
-}
+def body_of(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "required": required, "properties": properties}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+CONVERSATION: dict[str, Any] = {"model": {"type": "string"}, "messages": {"type": "array", "items": {"type": "object"}}}
+MESSAGES_BODY = body_of(
+    ["model", "messages", "max_tokens"],
+    **CONVERSATION,
+    max_tokens={"type": "integer", "minimum": 0},
+    stream={"type": "boolean"},
+)
+COUNT_BODY = body_of(["model", "messages"], **CONVERSATION)
 
 View = Callable[..., Any]
 Response = TypeVar("Response", bound=HttpResponseBase)
@@ -82,7 +77,7 @@ async def create_message(request: HttpRequest) -> Any:
     return mark(EventStream(await anext(pieces), pieces, lambda: relay.is_over), relay)
 
 
-@serves(v1, ["POST"], "/messages/count_tokens", openapi_extra=MESSAGES_BODY)
+@serves(v1, ["POST"], "/messages/count_tokens", openapi_extra=COUNT_BODY)
 async def count_message_tokens(request: HttpRequest) -> Any:
     question = ask(request, counting=True)
     return json_reply(await count_tokens(question, runtime.running()))

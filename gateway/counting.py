@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -21,13 +21,12 @@ PATIENCE = 5.0
 REMEMBER = 3600.0
 MOST_REPLY = 64 * 1024
 NOT_OFFERED = frozenset({404, 405, 501})
-REFUSED = frozenset({400, 401, 403, 413, 422})
-# Bytes of a body that is counted at once; it takes half a millisecond. Longer ones wait for a thread.
-SHORT = 8 * 1024
+REFUSED = frozenset({400, 413, 422})
+CREDENTIAL_REFUSED = frozenset({401, 403})
 
 
 class Count(msgspec.Struct):
-    input_tokens: int
+    input_tokens: Annotated[int, msgspec.Meta(ge=0)]
     context_management: Any = msgspec.UNSET
 
 
@@ -53,7 +52,7 @@ async def count_tokens(question: Question, runtime: Runtime) -> Count:
 async def _counted(question: Question, candidate: Candidate, runtime: Runtime) -> int:
     """Off the event loop where it would take long: running streams must not wait for it."""
     endpoint, model = candidate.endpoint, candidate.model
-    if len(question.body) <= SHORT and tokens.is_ready(weighing.encoding_of(endpoint)):
+    if len(question.body) <= tokens.COUNTED_AT_ONCE and tokens.is_ready(weighing.encoding_of(endpoint)):
         return weighing.count(question.request, endpoint, model)
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(runtime.counters, weighing.count, question.request, endpoint, model)
@@ -81,7 +80,9 @@ async def _asked(
     if body is None or (call.status in NOT_OFFERED and not _is_about(candidate.model, body)):
         runtime.not_counting[candidate.endpoint.id] = time.monotonic() + REMEMBER
         return None
-    if call.status in REFUSED:
+    # A credential of our own is our trouble, and this can be counted without it.
+    is_theirs = call.status in CREDENTIAL_REFUSED and candidate.endpoint.client_token
+    if call.status in REFUSED or is_theirs:
         raise DIALECTS[candidate.endpoint.type].refusal(exchange, call.status, call.headers, body)
     try:
         return msgspec.json.decode(body, type=Count) if call.status == 200 else None

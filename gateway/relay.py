@@ -67,8 +67,6 @@ PREVIEW = 200  # characters of an answer, in the log at debug level only
 USAGE_GRACE, LAST_GRACE = 2.0, 0.1
 # A provider that finds fault with one parameter after the other is asked so many times in all.
 MOST_LESSONS = 4
-# Up to here tokens are counted; beyond, characters are divided: counting 100 KB would cost more than relaying it.
-MOST_COUNTED = 8192
 # Of so many answers one teaches how far estimates are from what is billed.
 LEARNT_FROM = 1 / 32
 
@@ -106,7 +104,7 @@ class Meter:
         return tokens.estimate(characters)
 
     def _is_short(self, size: int) -> bool:
-        return size <= MOST_COUNTED and tokens.is_ready()
+        return size <= tokens.COUNTED_AT_ONCE and tokens.is_ready()
 
     def final(self) -> Bill:
         told = self._answer.usage
@@ -235,19 +233,23 @@ class Relay:
             if too_small and (candidate.limits.context_window or 0) <= too_small:
                 continue
             self._lessons = LEARNT.of(candidate.endpoint.id, candidate.model)
+            self._fresh = False
             yield candidate
-            while self._has_learnt(candidate):
+            while self._has_learnt(candidate) or self._tries_again():
                 yield candidate
-            failure = self._failures[-1]
-            if isinstance(failure, UpstreamError) and failure.again:
-                self._fresh = True
-                yield candidate
-                self._fresh = False
             failure = self._failures[-1]
             if isinstance(failure, Refused) and failure.window is not None:
                 too_small = failure.window or candidate.limits.context_window or 0
             if isinstance(failure, UpstreamError) and not failure.elsewhere and not too_small:
                 return
+
+    def _tries_again(self) -> bool:
+        """Once, on a connection of its own."""
+        failure = self._failures[-1]
+        if self._fresh or not (isinstance(failure, UpstreamError) and failure.again):
+            return False
+        self._fresh = True
+        return True
 
     def _has_learnt(self, candidate: Candidate) -> bool:
         """Whether the last refusal taught how to ask this provider instead; then it was none."""

@@ -65,6 +65,10 @@ SEAM = 1_024
 # Measured with o200k_base: 4.2 over this repository's Python, 3.6 over its Markdown, 4.7 over Django's, 3.3 over JSON.
 CHARACTERS_PER_TOKEN = 4.0
 
+# Bytes and characters that are counted on the event loop, in half a millisecond; beyond, characters are divided or a
+# thread counts. Machines that read answers keep as much of them as that.
+COUNTED_AT_ONCE = 8192
+
 PER_REPLY = 3
 PER_MESSAGE = 4
 PER_TOOL_LIST = 16

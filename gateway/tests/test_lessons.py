@@ -235,3 +235,22 @@ async def test_moderation_is_an_error_where_nothing_else_was_said(gateway: Gatew
     reply = await gateway.ask(question())
 
     assert (reply.status, reply.json()["error"]["details"]["code"]) == (400, "content_filter")
+
+
+async def test_a_dead_connection_before_the_lesson_changes_nothing(gateway: Gateway, upstream: Upstream) -> None:
+    """A refusal on the fresh connection teaches as well."""
+    gateway.route(route_to(endpoint(1, "openai", upstream.url)))
+    await upstream.script({"status": 409, "error": "conflict"}, NO_TEMPERATURE, {"text": "At last"})
+
+    reply = await gateway.ask(question(temperature=0.2))
+
+    assert (reply.status, reply.text()) == (200, "At last")
+    assert ["temperature" in body for body in await bodies(upstream)] == [True, True, False]
+
+
+async def test_too_many_stop_sequences_are_refused_where_the_gateway_keeps_them(
+    gateway: Gateway, upstream: Upstream, kind: str
+) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url)))
+    reply = await gateway.ask(question(stop_sequences=[f"stop {number}" for number in range(101)]))
+    assert reply.status == (200 if kind == "anthropic" else 400)

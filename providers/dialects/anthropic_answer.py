@@ -23,11 +23,11 @@ from providers.dialects.rewriting import Rewriter, repaired_reply, wire_usage
 from providers.errors import BrokenStream, UpstreamError
 from providers.events import MessageWriter, encoded
 from providers.sse import Frame, Reader
+from providers.tokens import COUNTED_AT_ONCE
 from providers.usage import Usage, tokens
 
 # An upstream that repeats its message ids makes clients merge turns: remember as many as an hour may bring.
 REMEMBERED_IDS = 20_000
-SAMPLE = 8192
 MOST_HELD = 16 * 1024 * 1024
 # What ends an event.
 BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
@@ -466,8 +466,8 @@ class PassThrough:
         return {**event, "message": {**message, **frame}}
 
     def _note(self, text: str) -> None:
-        if self.output_characters < SAMPLE:
-            self.output_sample += text[:SAMPLE]
+        if self.output_characters < COUNTED_AT_ONCE:
+            self.output_sample += text[:COUNTED_AT_ONCE]
         self.output_characters += len(text)
 
     @property

@@ -20,11 +20,17 @@ from providers.errors import BadMessage
 from providers.messages import MessagesRequest, Tool
 
 
+# The gateway itself looks for each of them in every piece of text.
+MOST_STOPS = 100
+
+
 def refuse_the_impossible(request: MessagesRequest) -> None:
     """What would silently change the answer if it were dropped."""
     for name, is_refused, sentence in REFUSALS:
         if is_refused(getattr(request, name)):
             raise BadMessage(f"{name}: {sentence}")
+    if len(request.stop_sequences or ()) > MOST_STOPS:
+        raise BadMessage(f"stop_sequences: {MOST_STOPS} at most are kept on this route")
 
 
 def tool_names(request: MessagesRequest, ours: Habits, offered: list[Tool]) -> ToolNames:

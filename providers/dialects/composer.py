@@ -25,10 +25,9 @@ from providers.errors import BrokenStream
 from providers.events import MessageWriter
 from providers.messages import Tool
 from providers.state import State, seal
-from providers.tokens import CHARACTERS_PER_TOKEN
+from providers.tokens import CHARACTERS_PER_TOKEN, COUNTED_AT_ONCE
 from providers.usage import Usage
 
-SAMPLE = 8192
 MOST_RUN_TOGETHER = 64
 PROBE = 16  # whoever asks for so few tokens only wants to know whether anybody answers
 # How long the beginning of a call waits for the signature that some put into its first fragments.
@@ -244,8 +243,8 @@ class Composer:
             self._sample(text)
 
     def _sample(self, text: str) -> None:
-        self.sample += text[:SAMPLE]
-        self._samples = len(self.sample) < SAMPLE
+        self.sample += text[:COUNTED_AT_ONCE]
+        self._samples = len(self.sample) < COUNTED_AT_ONCE
 
     # Tool calls
 

@@ -215,7 +215,7 @@ class ForeignAnswer:
         return "stop_sequence" if reason == "end_turn" and self._matched_stop else reason
 
 
-_document = json.JSONDecoder().raw_decode
+_first_document = json.JSONDecoder().raw_decode
 _between = re.compile(r"\s*(?:data:)?\s*")
 
 
@@ -224,7 +224,7 @@ def run_together(line: bytes) -> list[bytes]:
     text, documents, at = line.decode("utf-8", "replace"), list[bytes](), 0
     while text.startswith("{", at):
         try:
-            end = _document(text, at)[1]
+            end = _first_document(text, at)[1]
         except (ValueError, RecursionError):
             return documents
         documents.append(text[at:end].encode("utf-8", "replace"))

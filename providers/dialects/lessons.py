@@ -37,6 +37,12 @@ class Lesson(msgspec.Struct, frozen=True):
     least: int | None = None
     lasts: bool = True
 
+    @property
+    def concerns(self) -> tuple[str, str]:
+        """Of two lessons about the same thing the later one counts; a name and a limit are two things."""
+        kind = "name" if self.instead else "value" if self.most is None and self.least is None else "limit"
+        return self.field, kind
+
     def __str__(self) -> str:
         if self.instead:
             return f"{self.field} is called {self.instead}"
@@ -98,7 +104,7 @@ class Lessons:
         if not lesson.lasts:
             return
         known = self._learnt.setdefault((provider, model), {})
-        for other in [other for other in known if other.field == lesson.field]:
+        for other in [other for other in known if other.concerns == lesson.concerns]:
             del known[other]
         known[lesson] = self._clock() + self._keep
         if len(self._learnt) > self._most:
@@ -122,9 +128,14 @@ class Lessons:
 
     def of_provider(self, provider: int) -> dict[str, tuple[Lesson, ...]]:
         """By model, for the one who asks what was learnt."""
-        # A list of its own: the admin asks from another thread.
-        models = [model for known, model in list(self._learnt) if known == provider]
-        return {model: lessons for model in models if (lessons := self.of(provider, model))}
+        # Lists of its own, and nothing is changed: the admin asks from another thread.
+        now, learnt = self._clock(), list(self._learnt.items())
+        alive = {
+            model: tuple(lesson for lesson, until in list(lessons.items()) if until > now)
+            for (known, model), lessons in learnt
+            if known == provider
+        }
+        return {model: lessons for model, lessons in alive.items() if lessons}
 
 
 LEARNT = Lessons()

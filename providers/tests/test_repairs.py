@@ -210,3 +210,23 @@ def test_only_so_many_lessons_are_kept() -> None:
     for provider in (1, 2, 3):
         lessons.learn(provider, "m", Lesson("top_p"))
     assert [bool(lessons.of(provider, "m")) for provider in (1, 2, 3)] == [False, True, True]
+
+
+def test_a_name_and_a_limit_of_one_parameter_are_two_lessons() -> None:
+    """Otherwise each would undo the other, with a refused call every time."""
+    lessons = Lessons()
+    renamed, limited = Lesson("max_tokens", instead="max_completion_tokens"), Lesson("max_tokens", most=4096)
+    lessons.learn(1, "m", renamed)
+    lessons.learn(1, "m", limited)
+    assert lessons.of(1, "m") == (renamed, limited)
+    assert apply({"max_tokens": 9000}, lessons.of(1, "m")) == {"max_completion_tokens": 4096}
+
+
+def test_whoever_asks_what_was_learnt_changes_nothing() -> None:
+    now = [0.0]
+    lessons = Lessons(clock=lambda: now[0])
+    lessons.learn(1, "m", Lesson("top_p"))
+    now[0] = 4000.0
+    assert lessons.of_provider(1) == {}
+    now[0] = 0.0
+    assert lessons.of(1, "m") == (Lesson("top_p"),)
