@@ -19,7 +19,6 @@ from providers.dialects.reasoning import thinks
 from providers.errors import BadMessage
 from providers.messages import MessagesRequest, Tool
 
-
 # The gateway itself looks for each of them in every piece of text.
 MOST_STOPS = 100
 
