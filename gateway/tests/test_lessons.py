@@ -254,3 +254,17 @@ async def test_too_many_stop_sequences_are_refused_where_the_gateway_keeps_them(
     gateway.route(route_to(endpoint(1, kind, upstream.url)))
     reply = await gateway.ask(question(stop_sequences=[f"stop {number}" for number in range(101)]))
     assert reply.status == (200 if kind == "anthropic" else 400)
+
+
+async def test_a_shape_that_cannot_be_demanded_is_asked_for_in_words(gateway: Gateway, upstream: Upstream) -> None:
+    gateway.route(route_to(endpoint(1, "openai", upstream.url)))
+    refusal = {"error": {"message": "response_format is not supported by this model", "param": "response_format"}}
+    await upstream.script({"status": 400, "error": refusal}, {"text": "{}"})
+    schema = {"type": "object", "properties": {"colour": {"type": "string"}}}
+
+    reply = await gateway.ask(question(output_config={"format": {"type": "json_schema", "schema": schema}}))
+
+    assert reply.text() == "{}"
+    first, second = await bodies(upstream)
+    assert ("response_format" in first, "response_format" in second) == (True, False)
+    assert "colour" in second["messages"][0]["content"]

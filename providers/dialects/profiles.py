@@ -225,12 +225,17 @@ ANTHROPIC_ENDPOINTS: Mapping[str, str] = {
 def habits_of(exchange: Exchange) -> Habits:
     """Those of the provider and the model, and what refusals have taught since."""
     ours = habits(exchange.endpoint, exchange.model)
-    taught = {lesson.field for lesson in exchange.lessons}
-    if REASONING_DEMANDED in taught:
-        return msgspec.structs.replace(
-            ours, reasoning_history="reasoning_content", reasoning_filler=ours.reasoning_filler or " "
-        )
-    return msgspec.structs.replace(ours, reasoning_history="none") if STATE_REFUSED in taught else ours
+    if not exchange.lessons:
+        return ours
+    changes: dict[str, Any] = {}
+    for lesson in exchange.lessons:
+        if lesson.field == STATE_REFUSED:
+            changes["reasoning_history"] = "none"
+        elif lesson.field == REASONING_DEMANDED:
+            changes.update(reasoning_history="reasoning_content", reasoning_filler=ours.reasoning_filler or " ")
+        elif lesson.field == "response_format":
+            changes["structured"] = "none"  # the wanted schema is told in the prompt then
+    return msgspec.structs.replace(ours, **changes)
 
 
 _known: dict[tuple[int, str], tuple[Endpoint, Habits]] = {}
