@@ -254,7 +254,9 @@ async def test_a_long_request_is_counted_in_another_thread_and_a_short_one_here(
     assert threads[2].startswith("counting")
 
 
-def test_vocabularies_are_loaded_by_whoever_reads_the_configuration(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vocabularies_are_loaded_by_whoever_reads_the_configuration(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tokens, "_encodings", {})
     configuration = Configuration(poll_seconds=1)
     provider = Provider.objects.create(name="first", type="anthropic", base_url="https://api.example.com")
@@ -269,7 +271,7 @@ def test_vocabularies_are_loaded_by_whoever_reads_the_configuration(db: None, mo
 
 
 def test_a_vocabulary_that_cannot_be_read_is_no_end_of_the_configuration(
-    db: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(_endpoints: object) -> None:
         raise OSError("no such file")
