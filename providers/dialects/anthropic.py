@@ -96,7 +96,8 @@ def _headers(exchange: Exchange) -> dict[str, str]:
     prefixes: tuple[str, ...] = FORWARDED_PREFIXES
     if option(endpoint, "forward_claude_code_headers"):
         prefixes += ("x-claude-code-",)
-    of_the_connection = betas.listed(exchange.headers.get("connection", "").lower())
+    connection = exchange.headers.get("connection")
+    of_the_connection = betas.listed(connection.lower()) if connection else []
     kept = {
         name: value
         for name, value in exchange.headers.items()
@@ -110,11 +111,15 @@ def _headers(exchange: Exchange) -> dict[str, str]:
 def _removed_betas(exchange: Exchange) -> list[str]:
     """Those the client sent: both halves go, the value and what needs it, or neither."""
     removed = option(exchange.endpoint, "remove_betas")
+    if not removed:
+        return []
     return [beta for beta in betas.listed(exchange.headers.get("anthropic-beta", "")) if beta in removed]
 
 
 def _with_betas(headers: dict[str, str], removed: Sequence[str], *, oauth: bool) -> dict[str, str]:
     """As the client wrote them, unless one goes or comes."""
+    if not removed and not oauth:
+        return headers
     told = betas.listed(headers.get("anthropic-beta", ""))
     wanted = [beta for beta in told if beta not in removed]
     if oauth and OAUTH_BETA not in wanted:

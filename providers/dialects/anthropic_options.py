@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -63,13 +64,18 @@ def option(endpoint: Endpoint, name: str) -> Any:
         return known.default
 
 
+@functools.lru_cache(maxsize=1024)
+def _host(base_url: str) -> str:
+    return urlsplit(base_url).hostname or ""
+
+
 def is_vendor(endpoint: Endpoint) -> bool:
-    return urlsplit(endpoint.base_url).hostname == VENDOR
+    return _host(endpoint.base_url) == VENDOR
 
 
 def takes_effort_without_thinking(endpoint: Endpoint) -> bool:
     wanted = option(endpoint, "effort_without_thinking")
-    return "deepseek" not in (urlsplit(endpoint.base_url).hostname or "") if wanted is None else bool(wanted)
+    return "deepseek" not in _host(endpoint.base_url) if wanted is None else bool(wanted)
 
 
 def normalises(endpoint: Endpoint) -> bool:
