@@ -286,6 +286,8 @@ def wire_usage(told: Any, usage: Usage) -> Json:
 
 def repaired_reply(reply: Json, exchange: Exchange, usage: Usage, empty_text: str) -> Json:
     """A reply as it should have been; the same object where nothing was wrong. Raises BrokenStream for no answer."""
+    if _is_one_sound_text(reply):
+        return reply
     content = _repaired_content(reply.get("content"), exchange.request)
     used_tool = any(block["type"] == "tool_use" for block in content)
     reason = stop_reason(reply.get("stop_reason"), used_tool=used_tool)
@@ -307,6 +309,19 @@ def repaired_reply(reply: Json, exchange: Exchange, usage: Usage, empty_text: st
         "stop_sequence": reply.get("stop_sequence"),
         "usage": wire_usage(reply.get("usage"), usage),
     }
+
+
+def _is_one_sound_text(reply: Json) -> bool:
+    """The most frequent reply, which needs no closer look."""
+    content = reply.get("content")
+    if reply.get("stop_reason") != "end_turn" or not isinstance(content, list) or len(content) != 1:
+        return False
+    block = content[0]
+    if not isinstance(block, dict) or block.get("type") != "text":
+        return False
+    text = block.get("text")
+    says_something = isinstance(text, str) and bool(text) and not text.isspace()
+    return says_something and has_frame(reply) and has_counts(reply.get("usage"), "input_tokens", "output_tokens")
 
 
 def _repaired_content(content: Any, request: MessagesRequest) -> list[Json]:
