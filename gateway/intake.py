@@ -30,6 +30,7 @@ from providers.errors import (
 )
 from providers.messages import MessagesRequest
 from providers.routing import Candidate
+from providers.upstream import plain_headers
 
 MESSAGES_SCOPE = "messages"
 # A gzip may have several members. What follows one is copied for the next: many would take minutes.
@@ -102,12 +103,7 @@ def query_of(request: HttpRequest) -> dict[str, str]:
 
 
 def headers_of(request: HttpRequest) -> dict[str, str]:
-    """Names in lower case; a header that came several times is one list."""
-    headers: dict[str, str] = {}
-    for name, value in request.scope["headers"]:  # type: ignore[attr-defined]
-        text = name.decode("latin-1").lower()
-        headers[text] = f"{headers[text]}, {value.decode('latin-1')}" if text in headers else value.decode("latin-1")
-    return headers
+    return plain_headers(request.scope["headers"])  # type: ignore[attr-defined]
 
 
 def authenticate(headers: Mapping[str, str], snapshot: Snapshot) -> Caller:

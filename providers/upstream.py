@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache, partial
 from ipaddress import ip_address
@@ -116,6 +116,15 @@ class Alarm(BaseTimerContext):
             raise ItRang from None
 
 
+def plain_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """By name in lower case; a header that came several times is one list."""
+    headers: dict[str, str] = {}
+    for name, value in raw:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
+
+
 class Call:
     """One request to one provider and what has come back so far.
 
@@ -201,7 +210,7 @@ class Call:
         try:
             response = await transport.handle_async_request(request)
             self._body = response.stream  # type: ignore[assignment]
-            self.headers = response.headers
+            self.headers = plain_headers(response.headers.raw)
             self.status = response.status_code
         except UpstreamError as error:
             self._fail(error)

@@ -42,6 +42,7 @@ async def test_a_refused_parameter_is_left_out_now_and_in_the_next_request(
     one, two = gateway.settled()
     assert [attempt.status for attempt in one.attempts] == ["failed", "completed"]
     assert [attempt.status for attempt in two.attempts] == ["completed"]
+    assert one.row.reason == two.row.reason == "temperature is left out"
     await bill_equals_ledger(gateway, upstream)
 
 

@@ -1,9 +1,10 @@
-"""One question, one answer, booked: what a client gets and what stands in the ledger, for both upstream languages."""
+"""One question, one answer, booked: what a client gets and what stands in the ledger, for every upstream language."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from typing import Any
 
 import pytest
@@ -346,3 +347,57 @@ async def test_our_own_bug_in_the_middle_ends_in_an_error_event(
     reply = await gateway.ask(question())
     assert reply.events()[-1][0] == "error"
     assert [settled.row.status for settled in gateway.settled()] == ["cut"]
+
+
+async def test_the_error_names_who_was_tried_and_why_each_failed(
+    gateway: Gateway, upstream: Upstream, second_upstream: Upstream, kind: str
+) -> None:
+    gateway.route(route_to(endpoint(1, kind, upstream.url), endpoint(2, "openai", second_upstream.url)))
+    await upstream.script({"status": 529})
+    await second_upstream.script({"status": 429, "retry_after": 3})
+
+    details = (await gateway.ask(question())).json()["error"]["details"]
+
+    assert [attempt["provider"] for attempt in details["attempts"]] == [f"{kind}-1", "openai-2"]
+    assert "overloaded" in details["attempts"][0]["reason"]
+    assert "rate" in details["attempts"][1]["reason"]
+    assert details["provider"] == "openai-2"
+
+
+async def test_names_of_providers_are_kept_where_policy_says_so(
+    gateway: Gateway, upstream: Upstream, settings: Any
+) -> None:
+    settings.EXPOSE_PROVIDER = False
+    gateway.route(route_to(endpoint(1, "openai", upstream.url)))
+    await upstream.script({"status": 529})
+
+    reply = await gateway.ask(question())
+
+    assert "openai-1" not in reply.body.decode() + str(reply.headers)
+
+
+async def test_the_debug_log_shows_how_an_answer_began_and_what_was_left_out(
+    gateway: Gateway, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "ccproxy.relay")
+    gateway.route(route_to(endpoint(77, "openai", upstream.url)))
+    await upstream.script({"html": True}, {"text": "A preview of this. " * 50})
+
+    await gateway.ask(question())
+    await gateway.ask(question(context_management={"edits": []}))
+
+    assert "<!doctype html>" in caplog.text
+    assert "A preview of this." in caplog.text
+    assert max(map(len, caplog.messages)) < 400
+    assert "openai-77 takes no context_management" in caplog.text
+
+
+async def test_what_was_odd_about_an_answer_stands_in_its_row(gateway: Gateway, upstream: Upstream) -> None:
+    gateway.route(route_to(endpoint(1, "anthropic", upstream.url)))
+    await upstream.script({"text": "Hello there", "no_event_names": True})
+
+    await gateway.ask(question())
+
+    [settled] = gateway.settled()
+    assert settled.row.status == "completed"
+    assert "event" in settled.row.reason

@@ -71,10 +71,6 @@ class Turn(Script, frozen=True, forbid_unknown_fields=True):
     received_status: int | None = None
     received_headers: Json = {}
 
-    @property
-    def expects_message(self) -> bool:
-        return self.refused is None and self.error is None and self.received_status is None
-
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str

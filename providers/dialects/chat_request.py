@@ -21,6 +21,7 @@ from providers.dialects.history import (
     joined,
     read_turns,
     result_text,
+    retell,
     without_billing_line,
 )
 from providers.dialects.names import ToolNames
@@ -72,19 +73,7 @@ def _messages(request: MessagesRequest, turns: list[Turn], ours: Habits, names: 
     system = _system(request, ours)
     if system:
         conversation.messages.append({"role": ours.system_role, "content": system})
-    if not turns or (turns[0].assistant and ours.user_first):
-        conversation.user([{"type": "text", "text": OPENING}])
-    calls: list[Call] = []
-    for turn in turns:
-        if turn.assistant:
-            calls = turn.calls()
-            conversation.assistant(turn, calls)
-        else:
-            conversation.results(calls)
-            conversation.user_side(turn)
-            calls = []
-    conversation.results(calls)
-    conversation.flush()
+    retell(turns, conversation, user_first=ours.user_first)
     return conversation.messages
 
 
@@ -110,6 +99,9 @@ class _Conversation:
         self._ours = ours
         self._names = names
         self._filler = ours.reasoning_filler if thinks else None
+
+    def opening(self) -> None:
+        self.user([_text_part(OPENING)])
 
     def user(self, parts: list[Json]) -> None:
         self._gathered.extend(parts)

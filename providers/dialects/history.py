@@ -7,7 +7,7 @@ Histories come split, interrupted and from other translators. What is read here 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -104,6 +104,33 @@ def read_turns(request: MessagesRequest, habits: Habits, secret: bytes, dialect:
                 _append(turns, turn.assistant, turn.parts)
     _match(turns, CallIds(habits.tool_id_limit, alphanumeric=habits.tool_id_form == "alphanumeric"))
     return turns
+
+
+class Conversation(Protocol):
+    """What a language writes down, told in the order that every upstream takes."""
+
+    def opening(self) -> None: ...
+    def assistant(self, turn: Turn, calls: list[Call], /) -> None: ...
+    def results(self, calls: list[Call], /) -> None: ...
+    def user_side(self, turn: Turn, /) -> None: ...
+    def flush(self) -> None: ...
+
+
+def retell(turns: Sequence[Turn], conversation: Conversation, *, user_first: bool) -> None:
+    """The results of a turn's calls come right behind it, before anything the user says."""
+    if not turns or (turns[0].assistant and user_first):
+        conversation.opening()
+    calls: list[Call] = []
+    for turn in turns:
+        if turn.assistant:
+            calls = turn.calls()
+            conversation.assistant(turn, calls)
+        else:
+            conversation.results(calls)
+            conversation.user_side(turn)
+            calls = []
+    conversation.results(calls)
+    conversation.flush()
 
 
 def _append(turns: list[Turn], assistant: bool, parts: list[Part]) -> None:

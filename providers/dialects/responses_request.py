@@ -20,6 +20,7 @@ from providers.dialects.history import (
     Turn,
     read_turns,
     result_text,
+    retell,
 )
 from providers.dialects.names import ToolNames
 from providers.dialects.profiles import Habits, habits_of
@@ -83,19 +84,7 @@ def _turns(exchange: Exchange, ours: Habits) -> list[Turn]:
 
 def _input(turns: list[Turn], ours: Habits, names: ToolNames) -> list[Json]:
     conversation = _Conversation(ours, names)
-    if not turns or (turns[0].assistant and ours.user_first):
-        conversation.user([_text_part(OPENING)])
-    calls: list[Call] = []
-    for turn in turns:
-        if turn.assistant:
-            calls = turn.calls()
-            conversation.assistant(turn)
-        else:
-            conversation.results(calls)
-            conversation.user_side(turn)
-            calls = []
-    conversation.results(calls)
-    conversation.flush()
+    retell(turns, conversation, user_first=ours.user_first)
     items = conversation.items
     if items[-1].get("role") == "assistant":
         _prefill(items[-1], ours)
@@ -118,6 +107,9 @@ class _Conversation:
         self._ours = ours
         self._names = names
 
+    def opening(self) -> None:
+        self.user([_text_part(OPENING)])
+
     def user(self, parts: list[Json]) -> None:
         self._gathered.extend(parts)
 
@@ -126,7 +118,7 @@ class _Conversation:
             self.items.append({"type": "message", "role": "user", "content": self._gathered})
             self._gathered = []
 
-    def assistant(self, turn: Turn) -> None:
+    def assistant(self, turn: Turn, _calls: list[Call]) -> None:
         """Reasoning stands right before what it led to; text never stands between a call and its result."""
         self.flush()
         said: list[Json] = []

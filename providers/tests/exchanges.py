@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from providers.dialects.chat import ChatAnswer
+from providers.dialects import DIALECTS, Answer
 from providers.dialects.dialect import Exchange
 from providers.messages import Limits, read_request
 from providers.routing import Endpoint
@@ -72,9 +72,9 @@ def call(index: int | None = 0, arguments: Any = None, name: str | None = None, 
 DONE = b"data: [DONE]\n\n"
 
 
-def answered(stream: bytes, size: int = 0, **request: Any) -> tuple[list[Json], ChatAnswer]:
+def answered(stream: bytes, size: int = 0, kind: str = "openai", **request: Any) -> tuple[list[Json], Answer]:
     """The events of a whole stream, fed in pieces of a size, and the machine that made them."""
-    answer = ChatAnswer(exchange(**request), "text/event-stream")
+    answer = DIALECTS[kind].answer(exchange(kind=kind, **request), "text/event-stream")
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)] if size else [stream]
     events = b"".join([*map(answer.feed, pieces), answer.finish()])
     return payloads(events), answer
@@ -136,3 +136,24 @@ def blocks(events: list[Json]) -> list[Any]:
 
 def stop(events: list[Json]) -> str | None:
     return next((event["delta"]["stop_reason"] for event in events if event["type"] == "message_delta"), None)
+
+
+def without_ids(value: Any) -> Any:
+    """Ids are minted, and signatures seal them."""
+    if isinstance(value, list):
+        return [without_ids(item) for item in value]
+    if isinstance(value, dict):
+        return {key: without_ids(item) for key, item in value.items() if key not in {"id", "signature", "tool_use_id"}}
+    return value
+
+
+def is_the_same_in_pieces(stream: bytes, size: int, **request: Any) -> None:
+    """Whatever the reads cut, the events are the same, and so is the bill."""
+    whole, one = answered(stream, **request)
+    split, other = answered(stream, size, **request)
+    assert without_ids(split) == without_ids(whole)
+    assert (str(one.error), one.usage, one.output_characters) == (
+        str(other.error),
+        other.usage,
+        other.output_characters,
+    )

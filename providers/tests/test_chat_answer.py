@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from providers.dialects import Answer
 from providers.dialects.arguments import Arguments, mended, repaired
 from providers.dialects.chat import STOP_REASONS, ChatAnswer, usage_of
 from providers.dialects.foreign import stop_reason
@@ -24,10 +25,12 @@ from providers.tests.exchanges import (
     call,
     chunk,
     exchange,
+    is_the_same_in_pieces,
     obeys_grammar,
     payloads,
     stop,
     tool,
+    without_ids,
 )
 from providers.usage import Usage
 
@@ -38,7 +41,7 @@ STOP = chunk(finish="stop") + DONE
 CALLED = chunk(finish="tool_calls") + DONE
 
 
-def recorded(name: str, **request: Any) -> tuple[list[Any], ChatAnswer]:
+def recorded(name: str, **request: Any) -> tuple[list[Any], Answer]:
     return answered((STREAMS / f"{name}.sse").read_bytes(), **{**TOOLS, **request})
 
 
@@ -118,23 +121,7 @@ def test_recorded_streams(name: str, request_fields: Any, said: list[Any], stopp
 @pytest.mark.parametrize("name", sorted(path.stem for path in STREAMS.glob("*.sse")))
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_any_split_of_the_bytes_gives_the_same_events(name: str, size: int) -> None:
-    stream = (STREAMS / f"{name}.sse").read_bytes()
-    whole, one = answered(stream, **TOOLS, **THINKING)
-    split, other = answered(stream, size, **TOOLS, **THINKING)
-    assert _without_ids(split) == _without_ids(whole)
-    assert (str(one.error), one.usage, one.output_characters) == (
-        str(other.error),
-        other.usage,
-        other.output_characters,
-    )
-
-
-def _without_ids(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_ids(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _without_ids(item) for key, item in value.items() if key not in {"id", "signature"}}
-    return value
+    is_the_same_in_pieces((STREAMS / f"{name}.sse").read_bytes(), size, **TOOLS, **THINKING)
 
 
 def test_the_worked_example_event_by_event() -> None:
@@ -1007,7 +994,7 @@ def test_any_sequence_of_chunks_obeys_the_grammar(
     events, answer = answered(stream, **request)
     assert answer.ended is (answer.error is None)
     obeys_grammar(events, ended=answer.ended)
-    assert _without_ids(answered(stream, size, **request)[0]) == _without_ids(events)
+    assert without_ids(answered(stream, size, **request)[0]) == without_ids(events)
 
 
 CUT = st.integers(1, 5)
@@ -1041,7 +1028,7 @@ def test_a_stream_folds_to_the_whole_answer(text: str, thought: str, calls: list
     if isinstance(one, UpstreamError):
         assert (type(one), str(one)) == (type(other), str(other))
     else:
-        assert _without_ids(one) == _without_ids(other)
+        assert without_ids(one) == without_ids(other)
 
 
 def _pieces(text: str, size: int) -> list[str]:

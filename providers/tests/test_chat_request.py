@@ -15,12 +15,11 @@ from providers.dialects.reasoning import nearest
 from providers.errors import BadMessage
 from providers.snapshot import credential_header
 from providers.state import State, seal
+from providers.tests.conversations import PDF, PNG, assistant, result, system, text, use, user
 from providers.tests.exchanges import SECRET, exchange, tool
 from providers.upstream import url_for
 
-PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgoAAA"}}
 PNG_PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgoAAA"}}
-PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}
 
 
 def encoded(**request: Any) -> Any:
@@ -29,34 +28,6 @@ def encoded(**request: Any) -> Any:
 
 def messages(*history: Any, **request: Any) -> Any:
     return encoded(messages=list(history), **request)["messages"]
-
-
-def user(*content: Any) -> Any:
-    return {"role": "user", "content": content[0] if content and isinstance(content[0], str) else list(content)}
-
-
-def assistant(*content: Any) -> Any:
-    return {"role": "assistant", "content": content[0] if content and isinstance(content[0], str) else list(content)}
-
-
-def system(*content: Any, **fields: Any) -> Any:
-    return {
-        "role": "system",
-        "content": content[0] if content and isinstance(content[0], str) else list(content),
-        **fields,
-    }
-
-
-def text(text: str) -> Any:
-    return {"type": "text", "text": text}
-
-
-def use(id: str, name: str = "Read", **given: Any) -> Any:
-    return {"type": "tool_use", "id": id, "name": name, "input": given}
-
-
-def result(id: str, content: Any = "done", **fields: Any) -> Any:
-    return {"type": "tool_result", "tool_use_id": id, "content": content, **fields}
 
 
 def sent_call(id: str, name: str = "Read", arguments: str = "{}") -> Any:

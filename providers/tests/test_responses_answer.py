@@ -8,10 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from providers.dialects import Answer
 from providers.dialects.responses import ResponsesAnswer, usage_of
 from providers.errors import BrokenStream, Overloaded, RateLimited, Refused, UpstreamError
 from providers.state import unseal
-from providers.tests.exchanges import SECRET, STREAMS, blocks, exchange, obeys_grammar, payloads, stop, tool
+from providers.tests import exchanges
+from providers.tests.exchanges import (
+    SECRET,
+    STREAMS,
+    blocks,
+    exchange,
+    is_the_same_in_pieces,
+    obeys_grammar,
+    payloads,
+    stop,
+    tool,
+    without_ids,
+)
 from providers.usage import Usage
 
 THINKING: Any = {"thinking": {"type": "adaptive"}}
@@ -84,11 +97,8 @@ def incomplete(reason: str, *output: Any) -> bytes:
 END = completed()
 
 
-def answered(stream: bytes, size: int = 0, **request: Any) -> tuple[list[Any], ResponsesAnswer]:
-    answer = ResponsesAnswer(exchange(**request), "text/event-stream")
-    pieces = [stream[at : at + size] for at in range(0, len(stream), size)] if size else [stream]
-    events = b"".join([*map(answer.feed, pieces), answer.finish()])
-    return payloads(events), answer
+def answered(stream: bytes, size: int = 0, **request: Any) -> tuple[list[Any], Answer]:
+    return exchanges.answered(stream, size, kind="responses", **request)
 
 
 def content(*stream: bytes, **request: Any) -> list[Any]:
@@ -98,16 +108,8 @@ def content(*stream: bytes, **request: Any) -> list[Any]:
     return blocks(events)
 
 
-def recorded(name: str, **request: Any) -> tuple[list[Any], ResponsesAnswer]:
+def recorded(name: str, **request: Any) -> tuple[list[Any], Answer]:
     return answered((FOLDER / f"{name}.sse").read_bytes(), **{**TOOLS, **request})
-
-
-def without_ids(value: Any) -> Any:
-    if isinstance(value, list):
-        return [without_ids(item) for item in value]
-    if isinstance(value, dict):
-        return {key: without_ids(item) for key, item in value.items() if key not in {"id", "signature", "tool_use_id"}}
-    return value
 
 
 # Whole streams
@@ -157,15 +159,7 @@ def test_recorded_streams(name: str, request_fields: Any, said: list[Any], stopp
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.sse")))
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_any_split_of_the_bytes_gives_the_same_events(name: str, size: int) -> None:
-    stream = (FOLDER / f"{name}.sse").read_bytes()
-    whole, one = answered(stream, **TOOLS, **THINKING)
-    split, other = answered(stream, size, **TOOLS, **THINKING)
-    assert without_ids(split) == without_ids(whole)
-    assert (str(one.error), one.usage, one.output_characters) == (
-        str(other.error),
-        other.usage,
-        other.output_characters,
-    )
+    is_the_same_in_pieces((FOLDER / f"{name}.sse").read_bytes(), size, kind="responses", **TOOLS, **THINKING)
 
 
 def test_text_leaves_as_it_comes() -> None:

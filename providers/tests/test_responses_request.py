@@ -16,12 +16,11 @@ from providers.dialects.responses import ResponsesAnswer
 from providers.errors import BadMessage
 from providers.events import fold
 from providers.state import State, seal
+from providers.tests.conversations import PDF, PNG, assistant, result, system, text, use, user
 from providers.tests.exchanges import SECRET, STREAMS, exchange, tool
 
 DIALECT = DIALECTS["responses"]
-PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgoAAA"}}
 PNG_PART = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgoAAA", "detail": "auto"}
-PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}
 OPENAI = "https://api.openai.com/v1"
 SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 5, "allowed_domains": ["a.example"]}
 NATIVE = {"web_search": "native"}
@@ -33,30 +32,6 @@ def encoded(**request: Any) -> Any:
 
 def items(*history: Any, **request: Any) -> Any:
     return encoded(messages=list(history), **request)["input"]
-
-
-def user(*content: Any) -> Any:
-    return {"role": "user", "content": content[0] if content and isinstance(content[0], str) else list(content)}
-
-
-def assistant(*content: Any) -> Any:
-    return {"role": "assistant", "content": content[0] if content and isinstance(content[0], str) else list(content)}
-
-
-def system(content: Any, **fields: Any) -> Any:
-    return {"role": "system", "content": content, **fields}
-
-
-def text(text: str) -> Any:
-    return {"type": "text", "text": text}
-
-
-def use(id: str, name: str = "Read", **given: Any) -> Any:
-    return {"type": "tool_use", "id": id, "name": name, "input": given}
-
-
-def result(id: str, content: Any = "done", **fields: Any) -> Any:
-    return {"type": "tool_result", "tool_use_id": id, "content": content, **fields}
 
 
 def thought(*sealed: Any, dialect: str = "responses", family: str = "llm.example.com") -> Any:
