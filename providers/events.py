@@ -56,8 +56,6 @@ class MessageWriter:
         self._delta = self._begin_delta()
 
     def take(self) -> bytes:
-        if len(self._written) == 1:
-            return self._written.pop()
         written = b"".join(self._written)
         self._written.clear()
         return written
@@ -93,14 +91,14 @@ class MessageWriter:
         if self.block != "text":
             self.open({"type": "text", "text": ""})
         if text:
-            self._written.append(self._delta + _encode(text) + _END)
+            self._written += (self._delta, _encode(text), _END)
 
     def thinking(self, text: str) -> None:
         """An empty text opens the block and says nothing in it."""
         if self.block != "thinking":
             self.open({"type": "thinking", "thinking": "", "signature": ""})
         if text:
-            self._written.append(self._delta + _encode(text) + _END)
+            self._written += (self._delta, _encode(text), _END)
 
     def sign(self, signature: str) -> None:
         """The last word of a thinking block."""
@@ -117,7 +115,7 @@ class MessageWriter:
         if self.block != "tool_use":
             raise WrongOrder("no tool_use block is open")
         if fragment:
-            self._written.append(self._delta + _encode(fragment) + _END)
+            self._written += (self._delta, _encode(fragment), _END)
 
     def delta(self, delta: Mapping[str, Any]) -> None:
         if self.block is None:

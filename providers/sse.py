@@ -12,7 +12,7 @@ LONGEST = 16 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
 
-class Frame(msgspec.Struct, frozen=True):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One event; `data` is valid UTF-8, its lines joined with LF."""
 
     event: str

@@ -29,13 +29,15 @@ from providers.usage import Usage, tokens
 # An upstream that repeats its message ids makes clients merge turns: remember as many as an hour may bring.
 REMEMBERED_IDS = 20_000
 MOST_HELD = 16 * 1024 * 1024
-# What ends an event.
+# What ends an event; nearly always the first of them does.
+_BOUNDARY = b"\n\n"
 BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 DOCUMENT = (b"{", b"[", b"<")  # begins what is no event stream
 MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 _boundary = re.compile(rb"(?:\r\n\r\n|\n\n|\r\r)[\r\n]*")
-_delta_event = re.compile(rb"event: content_block_delta\ndata: ([^\r\n]*)\n\n")
+_DELTA_EVENT = b"event: content_block_delta\ndata: "
+_NAMED = len(_DELTA_EVENT)
 _deltas = msgspec.json.Decoder(BlockDelta)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -130,7 +132,7 @@ class PassThrough:
         return self.complete or self.error is not None
 
     def feed(self, data: bytes) -> bytes:
-        if self._is_over():
+        if self.complete or self.error is not None:
             return b""
         if self._has_events and not self._held and data.endswith(BOUNDARIES):
             return self._pass(data)
@@ -241,21 +243,23 @@ class PassThrough:
     # Streams
 
     def _pass(self, events: bytes) -> bytes:
-        position, readable = 0, self._watch is None or _is_text(events)
-        while position < len(events) and not self._is_over():
+        readable = self._watch is None or events.isascii() or _is_text(events)
+        position, whole = 0, len(events)
+        while position < whole:
             after = self._flow(events, position) if readable else position
+            if after == whole and not position:
+                return events  # nearly every read
             if after > position:
-                if after - position == len(events):
-                    return events
                 self._wait(events[position:after])
-                position = after
-                continue
-            end = _boundary.search(events, position)
-            after = end.end() if end is not None else len(events)
-            try:
-                self._take(events[position:after])
-            except BrokenStream as error:
-                self.error = error
+            else:
+                end = _boundary.search(events, position)
+                after = end.end() if end is not None else whole
+                try:
+                    self._take(events[position:after])
+                except BrokenStream as error:
+                    self.error = error
+                if self._is_over():
+                    break
             position = after
         return self._leaving()
 
@@ -266,20 +270,24 @@ class PassThrough:
         watch = self._watch
         heard: list[str] = []
         index, flowing = (watch.index, watch.flowing) if watch is not None else (0, None)
-        while found := _delta_event.match(events, position):
+        while events.startswith(_DELTA_EVENT, position):
+            end = events.find(_BOUNDARY, position)
+            data = events[position + _NAMED : end]
+            if end < 0 or b"\n" in data or b"\r" in data:
+                break
             try:
-                event = _deltas.decode(found[1])
+                event = _deltas.decode(data)
             except _UNREADABLE:
                 break
             delta = event.delta
             if watch is not None and (event.index != index or type(delta) is not flowing):
                 break
             heard.append(delta.said)
-            position = found.end()
+            position = end + len(_BOUNDARY)
         if heard:
-            said = "".join(heard)
+            said = heard[0] if len(heard) == 1 else "".join(heard)
             self._note(said)
-            if watch is not None:
+            if watch is not None and not watch.said_text:
                 watch.hear(said)
         return position
 

@@ -34,11 +34,14 @@ def refuse_the_impossible(request: MessagesRequest) -> None:
 
 def tool_names(request: MessagesRequest, ours: Habits, offered: list[Tool]) -> ToolNames:
     """Every name the request speaks of; what is offered comes first and wins where names fall together."""
-    spoken = [str(tool.get("name")) for tool in offered]
-    for message in request.messages:
-        if message.role == "assistant" and isinstance(message.content, list):
-            spoken += [block["name"] for block in message.content if block["type"] == "tool_use"]
-    return ToolNames(spoken, ours.tool_name_limit)
+    called = [
+        block["name"]
+        for message in request.messages
+        if message.role == "assistant" and type(message.content) is list
+        for block in message.content
+        if block["type"] == "tool_use"
+    ]
+    return ToolNames([*[str(tool.get("name")) for tool in offered], *called], ours.tool_name_limit)
 
 
 class Wishes(msgspec.Struct, frozen=True):

@@ -120,15 +120,13 @@ class ChatAnswer(ForeignAnswer):
         elif chunk.choices is None:
             self._take_oddity(data)
         for choice in chunk.choices or ():
-            if not choice.index:  # GitHub Copilot spreads one answer over two choices without a number
-                self._take_choice(choice)
-
-    def _take_choice(self, choice: Choice) -> None:
-        delta = choice.delta or choice.message
-        if delta is not None:
-            self._take_delta(delta)
-        if choice.finish_reason or choice.usage or choice.error or choice.stop_reason or choice.matched_stop:
-            self._take_ending(choice)
+            if choice.index:  # none, or 0: GitHub Copilot spreads one answer over two choices without a number
+                continue
+            delta = choice.delta or choice.message
+            if delta is not None:
+                self._take_delta(delta)
+            if choice.finish_reason or choice.usage or choice.error or choice.stop_reason or choice.matched_stop:
+                self._take_ending(choice)
 
     def _take_oddity(self, data: bytes) -> None:
         """Neither choices nor usage: metadata, or an error that does not call itself one."""

@@ -22,18 +22,19 @@ class Calls:
     def __init__(self, composer: Composer, *, split_names: bool) -> None:
         self._composer = composer
         self._split_names = split_names
-        self._by_index: dict[int, ChatCall] = {}
+        self._by_index: dict[int | None, ChatCall] = {}  # None is no index and has no call
         self._by_id: dict[str, ChatCall] = {}
         self._latest: ChatCall | None = None
 
     def take(self, entry: Entry) -> None:
         function = entry.function
-        name = (function.name if function else None) or ""
-        arguments = (function.arguments if function else None) or ""
-        if arguments and entry.index is not None and not (name or entry.id or entry.extra_content):
+        name = (function and function.name) or ""
+        arguments = (function and function.arguments) or ""
+        if arguments and not (name or entry.id or entry.extra_content):
             known = self._by_index.get(entry.index)
             if known is not None:  # nearly every fragment
-                self._composer.go_on(known.call.last(), arguments)
+                begun = known.call
+                self._composer.go_on(begun if begun.next is None else begun.last(), arguments)
                 return
         call = self._of(entry, name, arguments)
         if call is None:

@@ -44,19 +44,19 @@ NEEDS_CONTENT = frozenset({"end_turn", "stop_sequence", "pause_turn", "tool_use"
 _COUNTS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
-class TextDelta(msgspec.Struct, tag="text_delta"):
+class TextDelta(msgspec.Struct, tag="text_delta", gc=False):
     said: str = msgspec.field(name="text")
 
 
-class ThinkingDelta(msgspec.Struct, tag="thinking_delta"):
+class ThinkingDelta(msgspec.Struct, tag="thinking_delta", gc=False):
     said: str = msgspec.field(name="thinking")
 
 
-class InputDelta(msgspec.Struct, tag="input_json_delta"):
+class InputDelta(msgspec.Struct, tag="input_json_delta", gc=False):
     said: str = msgspec.field(name="partial_json")
 
 
-class BlockDelta(msgspec.Struct):
+class BlockDelta(msgspec.Struct, gc=False):
     """The event of which a stream nearly wholly consists."""
 
     type: Literal["content_block_delta"]  # a tag could be missing

@@ -125,10 +125,11 @@ class ForeignAnswer:
         return error
 
     def _take_frames(self, frames: list[Frame]) -> None:
+        composer = self._composer
         for frame in frames:
             data = frame.data
             self._event = frame.event
-            if data[:6] == b"[DONE]" or data.strip() == b"[DONE]":
+            if not data.startswith(b"{") and data.strip()[:6] == b"[DONE]":
                 self._done()
             elif frame.event == "error" and b'"error"' not in data:
                 raise refusals.in_answer({"error": loads(data) or data.decode()}, self._exchange)
@@ -136,7 +137,7 @@ class ForeignAnswer:
                 self._bad_frames = 0
             else:
                 self._take_lines(data)
-            if self._composer.stopped_by is not None and not self.ended:
+            if composer.stopped_by is not None and not self.ended:
                 self._end()
             if self.ended:
                 return

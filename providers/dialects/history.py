@@ -213,7 +213,11 @@ class _Reader:
     def read(self, message: Message, turns: list[Turn]) -> None:
         blocks = message.blocks()
         parts: list[Part] = []
-        if message.role == "assistant":
+        if message.role == "user":
+            for block in blocks:
+                self._shown(block, parts)
+            _append(turns, False, parts)
+        elif message.role == "assistant":
             compacted: list[Part] = []
             for block in blocks:
                 if block["type"] == "compaction":
@@ -223,10 +227,6 @@ class _Reader:
                     self._said(block, parts)
             _append(turns, False, compacted)
             _append(turns, True, parts)
-        elif message.role == "user":
-            for block in blocks:
-                self._shown(block, parts)
-            _append(turns, False, parts)
         else:
             _append(turns, False, self._system(blocks))
 
@@ -242,11 +242,12 @@ class _Reader:
     def _said(self, block: Block, parts: list[Part]) -> None:
         """A block of the assistant's."""
         kind = block["type"]
-        if kind == "text":
-            if not block["text"].isspace() and block["text"]:
-                parts.append(Text(block["text"]))
-        elif kind == "tool_use":
+        if kind == "tool_use":
             parts.append(Call(block["id"], block["name"], _arguments(block.get("input"))))
+        elif kind == "text":
+            text = block["text"]
+            if text and not text.isspace():
+                parts.append(Text(text))
         elif kind == "thinking":
             parts.extend(self._thought(block))
         elif kind == "server_tool_use":
@@ -268,8 +269,9 @@ class _Reader:
         """A block of the user's."""
         if block["type"] == "tool_result":
             shown = self._result(block.get("content"))
-            failed, mark = block.get("is_error") is True, block.get("cache_control")
-            parts.append(Result(block["tool_use_id"], shown, failed, mark=mark))
+            parts.append(
+                Result(block["tool_use_id"], shown, block.get("is_error") is True, "", block.get("cache_control"))
+            )
         elif block["type"] == "text":
             if block["text"]:
                 parts.append(Text(block["text"], block.get("cache_control")))
@@ -373,6 +375,8 @@ def _compact(value: Any) -> str:
 
 def _arguments(value: Any) -> str:
     """Always an object: upstreams refuse the rest, and with it the session."""
+    if type(value) is dict:
+        return _encode(value).decode()
     if isinstance(value, str):
         value = _decoded(value)
     return "{}" if value is None else _encode(value if isinstance(value, dict) else _unparsed(value)).decode()

@@ -24,7 +24,7 @@ class ToolNames:
 
     def __init__(self, names: Iterable[str], limit: int = NAME_LIMIT) -> None:
         distinct = dict.fromkeys(names)
-        if all(len(name) <= limit and _LEGAL_ID.fullmatch(name) for name in distinct):
+        if _LEGAL_ID.fullmatch("".join(distinct)) and all(0 < len(name) <= limit for name in distinct):
             self._sent = self._full = {name: name for name in distinct}
             return
         self._sent, self._full = {}, {}
