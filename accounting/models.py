@@ -1,9 +1,10 @@
-"""Keys, prices, and the ledger: one row per client request, one record per attempt under it."""
+"""Keys, prices, the ledger (one row per client request, one record per attempt under it), and its sums."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
@@ -43,9 +44,20 @@ def default_scopes() -> list[str]:
 class ApiKey(ConfigModel):
     name = models.CharField(max_length=100, unique=True)
     owner = models.CharField(max_length=150, blank=True, help_text="The person or team that answers for its use.")
+    holder = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="api_keys",
+        help_text="Who sees it at /me after signing in.",
+    )
     cost_centre = models.ForeignKey(CostCentre, on_delete=models.PROTECT, null=True, blank=True)
     prefix = models.CharField(max_length=16, editable=False, help_text="How it begins, to recognise it by.")
     digest = models.CharField(max_length=64, unique=True, editable=False)
+    # The token before the last rotation, which opens the key until then.
+    previous_digest = models.CharField(max_length=64, unique=True, null=True, editable=False)
+    previous_until = models.DateTimeField(null=True, editable=False)
     allowed_models = models.JSONField(
         default=list, blank=True, help_text="Names or patterns; empty allows every model."
     )
@@ -112,15 +124,22 @@ class Price(ConfigModel):
     output = rate("Tokens of the answer, reasoning included.")
     web_search = rate("A thousand searches made by the provider.")
     source = models.CharField(max_length=200, blank=True, help_text="Where the figures come from.")
+    listed = models.BooleanField(
+        default=False, editable=False, help_text="From the list that comes with the product: prices of your own win."
+    )
 
     objects = ConfigQuerySet["Price"].as_manager()
 
     class Meta:
         ordering = ("model", "-valid_from")
         constraints = [
-            models.UniqueConstraint(fields=("model", "provider", "valid_from"), name="price_once_per_provider"),
             models.UniqueConstraint(
-                fields=("model", "valid_from"), condition=models.Q(provider=None), name="price_once_for_all_providers"
+                fields=("model", "provider", "valid_from", "listed"), name="price_once_per_provider"
+            ),
+            models.UniqueConstraint(
+                fields=("model", "valid_from", "listed"),
+                condition=models.Q(provider=None),
+                name="price_once_for_all_providers",
             ),
         ]
 
@@ -232,3 +251,66 @@ class DirtyQuarter(models.Model):
     """A quarter hour with rows that no rollup has seen; marked in the transaction that writes the rows."""
 
     starts_at = models.DateTimeField(unique=True)
+
+
+class DirtyDay(models.Model):
+    """A day, in the books' time zone, whose quarter hours were summed anew."""
+
+    day = models.DateField(unique=True)
+
+
+# Sums of money stand as integers of so many digits behind the point: the ledger's own, and every database adds
+# integers exactly.
+COST_DIGITS = 12
+
+
+class Sums(models.Model):
+    """What the ledger comes to for one key, model, provider, cost centre and status in a stretch of time."""
+
+    api_key = models.ForeignKey(ApiKey, on_delete=models.DO_NOTHING, db_constraint=False, null=True, related_name="+")
+    key = models.CharField(max_length=100)
+    owner = models.CharField(max_length=150, blank=True)
+    cost_centre = models.CharField(max_length=50, blank=True)
+    provider_ref = models.ForeignKey(
+        Provider, on_delete=models.DO_NOTHING, db_constraint=False, null=True, related_name="+"
+    )
+    provider = models.CharField(max_length=100, blank=True)
+    model = models.CharField(max_length=200)
+    upstream_model = models.CharField(max_length=200, blank=True)
+    status = models.CharField(max_length=12, choices=Status)
+    currency = models.CharField(max_length=3, blank=True)
+
+    requests = models.BigIntegerField()
+    attempts = models.BigIntegerField()
+    input = models.BigIntegerField()
+    cache_read = models.BigIntegerField()
+    cache_write_5m = models.BigIntegerField()
+    cache_write_1h = models.BigIntegerField()
+    output = models.BigIntegerField()
+    thinking = models.BigIntegerField()
+    web_searches = models.BigIntegerField()
+    cost = models.BigIntegerField(help_text="In 10^-12 of the currency.")
+    attempts_cost = models.BigIntegerField(help_text="Of all attempts, in 10^-12 of the currency.")
+    unpriced = models.BigIntegerField(help_text="Requests of which no price was known.")
+    estimated = models.BigIntegerField(help_text="Requests whose figures are estimates.")
+    first_byte_ms = models.BigIntegerField(help_text="All of them together.")
+    first_bytes = models.BigIntegerField(help_text="How many requests have one.")
+
+    class Meta:
+        abstract = True
+
+
+class QuarterSum(Sums):
+    """Of a quarter hour, which falls into one day in every time zone."""
+
+    starts_at = models.DateTimeField(db_index=True)
+
+
+class DaySum(Sums):
+    """Of a day in the books' time zone: what reports are made of."""
+
+    day = models.DateField(db_index=True)
+
+    class Meta:
+        permissions = [("view_reports", "Can see the reports")]
+        indexes = [models.Index(fields=("api_key", "day"), name="daysum_key_day")]

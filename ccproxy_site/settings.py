@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -181,8 +182,15 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 LANGUAGE_CODE = "en"
-TIME_ZONE = "UTC"
 USE_TZ = True
+# In which days and months begin: of the reports, of the pages, of budgets.
+TIME_ZONE = env.str("BOOKS_TIME_ZONE", default="UTC")
+try:
+    BOOKS_TIME_ZONE = ZoneInfo(TIME_ZONE)
+except (ZoneInfoNotFoundError, ValueError):
+    raise ImproperlyConfigured(
+        f"BOOKS_TIME_ZONE is {TIME_ZONE!r}, which is no time zone: say one such as UTC or Europe/Berlin."
+    ) from None
 STATIC_URL = "static/"
 # Served from the packages themselves: nothing to collect before the first start.
 WHITENOISE_USE_FINDERS = True

@@ -1,49 +1,25 @@
-"""Providers and routes in the admin: what serves what, and how it is doing, without opening a row."""
+"""Providers in the admin: how each is doing, and what it would be sent."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import DO_NOTHING, Model, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html_join
 from django.views.decorators.debug import sensitive_post_parameters
-from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action
 
+from providers.admin.kept import KeptForTheLedger
 from providers.dialects import DIALECTS
 from providers.dialects.lessons import LEARNT
 from providers.dialects.profiles import ANTHROPIC_ENDPOINTS, by_host
 from providers.dialects.settings import settings_of
 from providers.forms import PREFIX, PreviewForm, ProviderForm, form_for
-from providers.models import CredentialMode, ModelRoute, Provider, ProviderHealth, RouteTarget
-
-
-class KeptForTheLedger(ModelAdmin):
-    """Rows that the ledger names are disabled or revoked, not deleted: who reads an old bill must find them."""
-
-    kept_because = "Rows of the ledger name {}."
-
-    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        to_delete, counts, perms_needed, protected = super().get_deleted_objects(objs, request)
-        kept = [self.kept_because.format(chosen) for chosen in objs if is_in_the_ledger(chosen)]
-        return to_delete, counts, perms_needed, [*protected, *kept]
-
-
-def is_in_the_ledger(row: Model) -> bool:
-    """Whether a row refers to this one that would outlive it; asked of the relations, to know no package above."""
-    relations = [
-        relation
-        for relation in row._meta.get_fields(include_hidden=True)
-        if relation.one_to_many and getattr(relation, "on_delete", None) is DO_NOTHING
-    ]
-    return any(
-        relation.related_model._base_manager.filter(**{relation.field.name: row}).exists()  # type: ignore[union-attr]
-        for relation in relations
-    )
+from providers.models import CredentialMode, Provider, ProviderHealth
 
 
 def credential_state(provider: Provider) -> str:
@@ -194,30 +170,3 @@ def previewed(request: HttpRequest, provider: Provider) -> dict[str, Any]:
     endpoint = endpoint_of(provider, model_lists().get((provider.pk, provider.base_url), {}))
     seen = preview(endpoint, form.cleaned_data["body"].encode("utf-8", "replace"), form.cleaned_data["model"])
     return {"form": form, "seen": seen, "url": url_for(endpoint.base_url, seen.path)}
-
-
-class TargetInline(TabularInline):
-    model = RouteTarget
-    extra = 1
-    hide_title = True
-    autocomplete_fields = ("provider",)
-
-
-@admin.register(ModelRoute)
-class ModelRouteAdmin(ModelAdmin):
-    list_display = ("pattern", "strategy", "served_by", "position")
-    list_filter = ("strategy",)
-    search_fields = ("pattern", "targets__provider__name", "targets__upstream_model")
-    inlines = (TargetInline,)
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[ModelRoute]:
-        routes: QuerySet[ModelRoute] = super().get_queryset(request)
-        return routes.prefetch_related("targets__provider")
-
-    @admin.display(description="Served by")
-    def served_by(self, route: ModelRoute) -> str:
-        return ", ".join(named(target) for target in route.targets.all()) or "nobody"
-
-
-def named(target: RouteTarget) -> str:
-    return f"{target.priority}. {target}{'' if target.provider.enabled else ' (disabled)'}"
