@@ -157,7 +157,8 @@ lock: $(INSTALLED) ## Write the requirements anew; ARGS=--upgrade takes later ve
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
 	@$(COMPILE) $(ARGS) --output-file requirements.txt pyproject.toml
 	@$(COMPILE) $(ARGS) --output-file requirements-dev.txt --constraint requirements.txt --group dev pyproject.toml
-	@! grep -nE '://|^-' requirements.txt requirements-dev.txt || \
+	@$(COMPILE) $(ARGS) --output-file requirements-build.txt --constraint requirements-dev.txt --group build
+	@! grep -nE '://|^-' requirements.txt requirements-dev.txt requirements-build.txt || \
 		{ echo "The lock files must name no address" >&2; exit 1; }
 
 clean: ## Remove what was built and installed; var, with its ledger, stays
