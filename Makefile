@@ -82,8 +82,9 @@ serve: setup ## Start the gateway; the first start makes secrets, an administrat
 	@exec $(BIN)/python manage.py serve $(ARGS)
 
 PYTEST := $(BIN)/python -m pytest
-# Tests of one process each; the end-to-end tests measure, and have the machine for themselves.
+# Tests of one process each. The end-to-end tests mostly wait: two files at a time, except those that measure.
 UNIT := $(PYTEST) -n auto --maxprocesses 8
+PAIRED := $(PYTEST) -n 2 --dist loadfile -rP
 # With ARGS that choose tests, a run may be left with none.
 CHOSEN = $(ARGS)$(if $(ARGS), || [ $$? = 5 ])
 # The embedded database, apart from the one in var that may be in use.
@@ -102,7 +103,7 @@ test: setup ## Run the tests: on SQLite, and on PostgreSQL and Redis where DATAB
 	fi
 	@if [ -e $(E2E)/ready ] || [ -n "$$CI" ]; then \
 		echo "End-to-end tests"; \
-		$(PYTEST) -m e2e --capture=tee-sys $(CHOSEN); \
+		{ $(PAIRED) -m "e2e and not alone" $(CHOSEN); } && { $(PYTEST) -m "e2e and alone" --capture=tee-sys $(CHOSEN); }; \
 	else \
 		echo "The end-to-end tests were left out: make setup-e2e installs what they need"; \
 	fi

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import loops, ratios
 from ccproxy_site.tests.e2e.family import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.timeout(400)]
 
 # A neighbour's work can make one short run look worse than it is, but not better: the best of these counts.
 ATTEMPTS = 3
