@@ -7,17 +7,8 @@ from typing import Any
 from accounting.snapshot import KeyCard
 from gateway.configuration import Snapshot
 from providers.errors import BadMessage, NotFound
-from providers.routing import plain_model
+from providers.routing import CLAUDE_MODELS, plain_model
 
-# Names that clients know by heart: patterns of routes are shown as those of them they match.
-CLAUDE_MODELS = (
-    "claude-opus-5-5",
-    "claude-sonnet-5-5",
-    "claude-haiku-5-5",
-    "claude-opus-4-5",
-    "claude-sonnet-4-5",
-    "claude-haiku-4-5",
-)
 MOST, DEFAULT = 1000, 20
 # The gateway does not know when a model was made; the field must be there and must not change.
 SINCE = "2025-01-01T00:00:00Z"

@@ -18,10 +18,14 @@ from unfold.widgets import (
 
 from providers.dialects.profiles import HOSTS, PROFILES, by_host
 from providers.dialects.settings import Setting, problem, settings_of, shown, value_without
-from providers.models import Provider
+from providers.models import PASSTHROUGH, ModelRoute, Provider, RouteTarget
+from providers.routing import LONG_CONTEXT_MARK
+from providers.vendors import PLACEHOLDER
 
 PREFIX = "option_"
 LONGEST_HINT = 60
+# What belongs behind a base URL.
+CALLED = ("/chat/completions", "/messages", "/responses", "/models")
 
 
 def dialects() -> list[tuple[str, str]]:
@@ -120,6 +124,7 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscripta
     options = forms.JSONField(
         label="Other options",
         required=False,
+        error_messages={"invalid": 'JSON is expected, such as {"pdf": true}.'},
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 4}),
         help_text="What has no field on this page, by name. A setting may stand here as well.",
     )
@@ -140,6 +145,22 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscripta
                 value = stored.pop(name)
                 self.initial[PREFIX + name] = shown(value) if setting.kind == "switch" else value
         self.initial["options"] = stored
+
+    def clean_base_url(self) -> str:
+        url: str = self.cleaned_data["base_url"]
+        if PLACEHOLDER in url:
+            raise ValidationError(f"Put your own name in place of {PLACEHOLDER}…")
+        for ending in CALLED:
+            if url.rstrip("/").endswith(ending):
+                raise ValidationError(f"Leave out {ending}: the gateway adds what it calls.")
+        return url
+
+    def clean_credential(self) -> str:
+        """It travels in a header."""
+        credential: str = self.cleaned_data["credential"]
+        if not (credential.isascii() and credential.isprintable()):
+            raise ValidationError("It has a line break or a letter that no credential has: copy it again, and alone.")
+        return credential
 
     def stored(self) -> dict[str, Any]:
         return dict(self.instance.options) if isinstance(self.instance.options, dict) else {}
@@ -200,3 +221,51 @@ class PreviewForm(forms.Form):
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 18, "spellcheck": "false"}),
         help_text="Anthropic Messages, as Claude Code would send it to the gateway.",
     )
+
+
+class TrialForm(forms.Form):
+    model = forms.CharField(
+        max_length=200,
+        widget=UnfoldAdminTextInputWidget(attrs={"list": "models"}),
+        help_text="As the provider calls it.",
+    )
+
+
+class RouteForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    class Meta:
+        model = ModelRoute
+        fields = ("pattern", "strategy", "position")
+        help_texts = {
+            "strategy": "priority: the lowest priority is tried first, equals in the order they stand, and the next one"
+            " only where it fails. round robin: each request begins one target further. random: drawn by weight, so"
+            " that targets share the load; their priorities do not count."
+        }
+
+    def clean_pattern(self) -> str:
+        """One that stands already may stay, however it came there."""
+        pattern: str = self.cleaned_data["pattern"]
+        if "pattern" not in self.changed_data:
+            return pattern
+        if pattern.endswith(LONG_CONTEXT_MARK):
+            raise ValidationError(f"Leave out {LONG_CONTEXT_MARK}: it is taken off a name before routes are looked at.")
+        others = ModelRoute.objects.filter(pattern__iexact=pattern).exclude(pk=self.instance.pk)
+        if other := others.first():
+            raise ValidationError(f"There is a route {other.pattern} already, and case does not matter.")
+        return pattern
+
+
+class TargetForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    class Meta:
+        model = RouteTarget
+        fields = ("provider", "upstream_model", "priority", "weight")
+        help_texts = {
+            "upstream_model": f"The provider's name for it; {PASSTHROUGH} keeps the client's.",
+            "priority": "The lowest is tried first. Dragging numbers all lines anew; typing may give two lines the same"
+            " number, and then they are tried in the order they stand.",
+            "weight": "Where the strategy is random: a weight of 2 comes first twice as often as a weight of 1.",
+        }
+
+    def has_changed(self) -> bool:
+        """Dragging the other lines numbers an empty one as well: it stays empty."""
+        is_empty = self.instance.pk is None and not self.data.get(self.add_prefix("provider"))
+        return super().has_changed() and not (is_empty and set(self.changed_data) <= {"priority", "weight"})

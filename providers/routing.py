@@ -6,7 +6,7 @@ import fnmatch
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from heapq import nlargest
 
@@ -16,6 +16,15 @@ from providers.balancing import STRATEGIES
 
 # A mark of the client's own for long contexts; the upstream never sees it.
 LONG_CONTEXT_MARK = "[1m]"
+# Names that clients know by heart: patterns of routes are shown as those of them they match.
+CLAUDE_MODELS = (
+    "claude-opus-5-5",
+    "claude-sonnet-5-5",
+    "claude-haiku-5-5",
+    "claude-opus-4-5",
+    "claude-sonnet-4-5",
+    "claude-haiku-4-5",
+)
 # Names asked for are the client's choice: remember only so many.
 MOST_REMEMBERED, LONGEST_NAME = 4096, 512
 # Comparing names letter by letter takes 20 µs each: so many of them, and so many letters.
@@ -103,6 +112,11 @@ class Route(msgspec.Struct, frozen=True):
     def literal_characters(self) -> int:
         return len(re.sub(r"\[[^\]]*\]|[*?]", "", self.pattern))
 
+    @property
+    def specificity(self) -> tuple[bool, int]:
+        """The larger one takes a name that both match; of equals the first in order does."""
+        return self.is_exact, self.literal_characters
+
 
 def plain_model(name: str) -> str:
     return name.removesuffix(LONG_CONTEXT_MARK)
@@ -117,7 +131,7 @@ class Routing:
     """All routes, the most specific first: an exact name, then the most literal characters, then their order."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self.routes = sorted(routes, key=lambda route: (not route.is_exact, -route.literal_characters))
+        self.routes = sorted(routes, key=lambda route: route.specificity, reverse=True)
         self._turns: dict[str, itertools.count[int]] = {route.pattern: itertools.count() for route in self.routes}
         self._remembered: dict[str, Route | None] = {}
         # Made by whoever reads the configuration: thousands of names are too many for the event loop.
@@ -176,8 +190,18 @@ class Routing:
         likely = {name.lower(): name for name in nlargest(MOST_COMPARED, names, lambda name: _shared(pieces, name))}
         return [likely[name] for name in get_close_matches(wanted, likely, n=3, cutoff=0.4)]
 
+    def matching(self, name: str) -> Iterator[Route]:
+        """All that match, the one that takes the name first; asked without the mark for long contexts."""
+        return (route for route in self.routes if matches(route.pattern, name))
+
+    def known_names(self) -> list[str]:
+        """Model names to look at routes by: those of exact routes, of Claude, and all that a provider here lists."""
+        exact = [route.pattern for route in self.routes if route.is_exact]
+        listed = sorted(model.name for endpoint in self.endpoints for model in endpoint.models.values())
+        return list({name.lower(): name for name in (*exact, *CLAUDE_MODELS, *listed)}.values())
+
     def _find(self, name: str) -> Route | None:
-        return next((route for route in self.routes if matches(route.pattern, name)), None)
+        return next(self.matching(name), None)
 
     def _names_listed(self) -> list[str]:
         passing = [target.endpoint for route in self.routes for target in route.targets if not target.model]

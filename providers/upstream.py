@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache, partial
 from ipaddress import ip_address
 from math import inf
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import aiohttp
 import httpx
@@ -32,9 +32,12 @@ from providers.addresses import is_never_called, written_in
 from providers.dialects import Outbound
 from providers.errors import BrokenOff, BrokenStream, Unreachable, UpstreamError
 from providers.inflating import Inflater, inflater_for
+from providers.log_events import LogEvent, about
 from providers.routing import Endpoint
 
 logger = logging.getLogger("ccproxy.upstream")
+
+T = TypeVar("T")
 
 # Above twice this a connection is not read until what there is has been taken.
 READ_AHEAD = 64 * 1024
@@ -47,6 +50,14 @@ KEEP_ALIVE_SECONDS = 60.0
 # An answer's head: its lines, each line, and interim answers before it. So it stays below a megabyte.
 MOST_HEADERS, LONGEST_LINE, MOST_INTERIM = 100, 8190, 20
 
+# Why a provider cannot be reached.
+NO_NAME = "its name does not resolve"
+NO_TLS = "no TLS connection could be made"
+NOT_IN_TIME = "it did not take the connection in time"
+WAS_REFUSED = "the connection was refused"
+NO_HOST = "its base URL names no host that could be called; an administrator has to correct it"
+NOT_ALLOWED = "its name leads to an address that is never called; an administrator has to correct its base URL"
+
 _versioned = re.compile(r"/(v\d+[a-z0-9]*|openai|models|deployments/[^/]+)$")
 
 
@@ -58,6 +69,15 @@ def url_for(base_url: str, path: str) -> str:
 
 class ItRang(Exception):
     """The moment until which somebody waited has come."""
+
+
+def run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """In a loop of this thread alone. A name server that hangs is not waited for, as asyncio.run would."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(work)
+    finally:
+        loop.close()
 
 
 class Alarm(BaseTimerContext):
@@ -342,9 +362,7 @@ class Upstreams:
             try:
                 url = httpx.URL(url_for(endpoint.base_url, path))
             except httpx.InvalidURL as error:
-                raise _unreachable(
-                    "its base URL names no host that could be called; an administrator has to correct it"
-                ) from error
+                raise _unreachable(NO_HOST) from error
             self._urls[known] = url, url.netloc
         return self._urls[known]
 
@@ -543,7 +561,12 @@ def _check(host: str, addresses: list[str]) -> None:
     private_is_allowed = settings.PROVIDER_PRIVATE_NETWORKS == "allow"
     for text in addresses:
         if is_never_called(ip_address(text.partition("%")[0]), private_is_allowed=private_is_allowed):
-            logger.error("the provider at %s is not called, since its name leads to %s", host, text)
+            logger.error(
+                "the provider at %s is not called, since its name leads to %s",
+                host,
+                text,
+                extra=about(LogEvent.ADDRESS_REFUSED, host=host, address=text),
+            )
             raise NeverCalled("an address that is never called")
 
 
@@ -601,16 +624,16 @@ def _why(error: Exception) -> str:
     """Without addresses: the client need not learn where the provider lives."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, NeverCalled):
-        return "its name leads to an address that is never called; an administrator has to correct its base URL"
+        return NOT_ALLOWED
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its name does not resolve"
+        return NO_NAME
     if isinstance(error, aiohttp.ClientSSLError):
-        return "no TLS connection could be made"
+        return NO_TLS
     if isinstance(error, TimeoutError):
-        return "it did not take the connection in time"
+        return NOT_IN_TIME
     if isinstance(error, ValueError):  # aiohttp.InvalidURL is one
-        return "its base URL names no host that could be called; an administrator has to correct it"
-    return "the connection was refused"
+        return NO_HOST
+    return WAS_REFUSED
 
 
 def _again(error: UpstreamError) -> UpstreamError:

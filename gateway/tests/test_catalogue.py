@@ -7,9 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.catalogue import CLAUDE_MODELS
 from gateway.tests.conftest import LIMITED_TOKEN, OWNER_TOKEN, Gateway, endpoint
-from providers.routing import Endpoint, KnownModel, Route, Target
+from providers.routing import CLAUDE_MODELS, Endpoint, KnownModel, Route, Target
 
 NOWHERE = "http://127.0.0.1:9"
 FIELDS = {

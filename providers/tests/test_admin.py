@@ -14,8 +14,11 @@ from django.test import Client
 from django.urls import path, reverse
 from django.utils import timezone
 
+from accounting.models import UsageRecord
 from providers.dialects.lessons import LEARNT, Lesson
-from providers.models import ConfigVersion, ModelRoute, Provider, ProviderHealth, RouteTarget
+from providers.dialects.profiles import by_host
+from providers.models import ConfigVersion, ModelList, ModelRoute, Provider, ProviderHealth, RouteTarget
+from providers.vendors import PLACEHOLDER, VENDORS
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 urlpatterns = [path("admin/", admin.site.urls)]
@@ -37,6 +40,13 @@ FORM = {
     "credential": "",
 }
 ADD, LIST = "admin:providers_provider_add", "admin:providers_provider_changelist"
+
+
+@pytest.fixture
+def admin_client(db: None, client: Client) -> Client:
+    """Signed in without a password, which takes long to make."""
+    client.force_login(User.objects.create(username="admin", is_staff=True, is_superuser=True))
+    return client
 
 
 def provider(credential: str = "", **fields: Any) -> Provider:
@@ -123,14 +133,23 @@ def test_a_credential_that_cannot_be_opened_is_told(admin_client: Client) -> Non
     ("field", "value", "sentence"),
     [
         ("base_url", "example.com", "A URL is expected"),
+        ("base_url", "https://api.example.com/v1/chat/completions", "Leave out /chat/completions"),
+        ("base_url", "https://YOUR-RESOURCE.openai.azure.com/openai/v1", "Put your own name in place of YOUR-"),
+        ("credential", "sk-one\nsk-two", "It has a line break"),
+        ("credential", "sk-…", "It has a line break or a letter"),
+        ("auth_type", "header:", "Say api_key"),
+        ("total_timeout", "-1", "greater than or equal to 0.1"),
+        ("total_timeout", "nan", "Enter a number"),
+        ("options", "{", "JSON is expected"),
         ("options", "[1]", "An object is expected"),
         ("auth_type", "magic", "Say api_key"),
         ("idle_timeout", "0", "greater than or equal to 0.1"),
     ],
 )
 def test_a_field_that_will_not_do_is_told(admin_client: Client, field: str, value: str, sentence: str) -> None:
-    page = admin_client.post(reverse(ADD), {**FORM, field: value}).content.decode()
-    assert sentence in page
+    answer = admin_client.post(reverse(ADD), {**FORM, field: value})
+    assert sentence in " ".join(answer.context["adminform"].form.errors[field])
+    assert html.escape(sentence) in answer.content.decode()
     assert not Provider.objects.exists()
 
 
@@ -150,14 +169,29 @@ def test_actions_enable_disable_and_forget(admin_client: Client) -> None:
 
 
 def test_the_list_tells_how_a_provider_is_doing(admin_client: Client, django_assert_max_num_queries: Any) -> None:
-    for number in range(10):
+    now = timezone.now()
+    for number in range(50):
         made = provider(name=f"p{number}")
-        ProviderHealth.objects.create(provider=made, checked_at=timezone.now(), ok=False, detail="refused")
+        ProviderHealth.objects.create(provider=made, checked_at=now, ok=False, detail="refused", latency_ms=12)
     provider(name="new")
-    with django_assert_max_num_queries(8):
-        page = admin_client.get(reverse(LIST)).content.decode()
-    assert page.count("ill: refused at") == 10
-    assert "never" in page
+    listing = Provider.objects.get(name="p0")
+    ModelList.objects.create(
+        provider=listing, base_url=listing.base_url, listed=[["a", None, None], ["b", 1, 1]], seen_at=timezone.now()
+    )
+    moved = Provider.objects.get(name="p1")
+    ModelList.objects.create(provider=moved, base_url="https://before.example.com", listed=[["a", 1, 1]], seen_at=now)
+    for number in range(100):
+        route = ModelRoute.objects.create(pattern=f"r{number}")
+        RouteTarget.objects.create(route=route, provider=listing if number < 4 else moved)
+    with django_assert_max_num_queries(12):
+        answer = admin_client.get(reverse(LIST))
+    page = answer.content.decode()
+    assert page.count("ill: refused at") == 50
+    assert "never probed" in page
+    assert "12 ms" in page
+    shown = {row.name: row.listed for row in answer.context["cl"].result_list}
+    assert (shown["p0"], shown["p1"], shown["new"]) == (2, None, None)
+    assert "r0, r1, r2 and 1 more" in page
 
 
 def test_a_provider_that_serves_nothing_can_be_deleted(admin_client: Client) -> None:
@@ -171,8 +205,27 @@ def test_a_provider_that_serves_a_route_cannot(admin_client: Client) -> None:
     known = provider()
     RouteTarget.objects.create(route=ModelRoute.objects.create(pattern="*"), provider=known)
     url = reverse("admin:providers_provider_delete", args=[known.pk])
-    assert "protected" in admin_client.get(url).content.decode()
+    page = admin_client.get(url).content.decode()
+    assert "first stands in *: take it out of there first, or disable it instead." in page
+    assert "Route target" not in page
     admin_client.post(url, {"post": "yes"})
+    several = {"action": "delete_selected", "_selected_action": [known.pk], "post": "yes"}
+    page = admin_client.post(reverse(LIST), several).content.decode()
+    assert "None of these providers is deleted." in page
+    assert "first stands in *" in page
+    assert Provider.objects.exists()
+
+
+def test_a_provider_that_the_ledger_names_cannot(admin_client: Client) -> None:
+    known, now = provider(), timezone.now()
+    UsageRecord.objects.create(
+        request_id="req_1", model="m", status="completed", started_at=now, finished_at=now, provider_ref=known
+    )
+    page = admin_client.get(reverse("admin:providers_provider_delete", args=[known.pk])).content.decode()
+    assert "Rows of the ledger name first: disable it instead" in page
+    admin_client.post(reverse("admin:providers_provider_delete", args=[known.pk]), {"post": "yes"})
+    several = {"action": "delete_selected", "_selected_action": [known.pk], "post": "yes"}
+    assert "Rows of the ledger name first" in admin_client.post(reverse(LIST), several).content.decode()
     assert Provider.objects.exists()
 
 
@@ -337,6 +390,48 @@ def test_what_refusals_taught_is_shown(admin_client: Client) -> None:
     assert "<b>gpt" not in page
 
 
+# A known vendor
+
+
+def test_a_vendor_that_is_chosen_fills_in_the_form(admin_client: Client) -> None:
+    page = admin_client.get(reverse(ADD)).content.decode()
+    assert all(f'href="?vendor={name}"' in page for name in VENDORS)
+    answer = admin_client.get(reverse(ADD), {"vendor": "deepseek"})
+    form = answer.context["adminform"].form
+    values = {name: form[name].value() for name in ("name", "type", "base_url", "dialect", "auth_type")}
+    assert values == {
+        "name": "deepseek",
+        "type": "anthropic",
+        "base_url": "https://api.deepseek.com/anthropic",
+        "dialect": "",
+        "auth_type": "api_key",
+    }
+    assert "platform.deepseek.com" in answer.content.decode()
+
+
+@pytest.mark.parametrize("name", list(VENDORS))
+def test_what_a_vendor_fills_in_can_be_saved_as_it_is(admin_client: Client, name: str) -> None:
+    form = admin_client.get(reverse(ADD), {"vendor": name}).context["adminform"].form
+    sent = {field: form[field].value() for field in form.fields}
+    sent = {field: "" if value is None else value for field, value in sent.items()}
+    sent |= {"options": "{}", "enabled": "on", "base_url": sent["base_url"].replace(PLACEHOLDER, "our-")}
+    saved(admin_client, reverse(ADD) + f"?vendor={name}", sent)
+    made = Provider.objects.get()
+    assert (made.name, made.dialect or by_host(made.base_url)) == (name, VENDORS[name].profile)
+
+
+def test_a_second_provider_of_a_vendor_gets_a_name_of_its_own(admin_client: Client) -> None:
+    for name in ("groq", "groq-2"):
+        provider(name=name)
+    assert admin_client.get(reverse(ADD), {"vendor": "groq"}).context["adminform"].form["name"].value() == "groq-3"
+
+
+def test_a_vendor_nobody_knows_fills_in_nothing(admin_client: Client) -> None:
+    answer = admin_client.get(reverse(ADD), {"vendor": "<script>", "name": "mine"})
+    assert answer.context["adminform"].form["name"].value() == "mine"
+    assert "<script>&" not in answer.content.decode()
+
+
 # Preview
 
 
@@ -462,8 +557,93 @@ def test_a_route_can_be_deleted(admin_client: Client) -> None:
 
 
 def test_the_list_of_routes_takes_a_few_queries(admin_client: Client, django_assert_max_num_queries: Any) -> None:
-    known = provider()
-    for number in range(20):
+    for number in range(50):
+        provider(name=f"p{number}")
+    for number, known in enumerate([*Provider.objects.all(), *Provider.objects.all()]):
         RouteTarget.objects.create(route=ModelRoute.objects.create(pattern=f"r{number}"), provider=known)
-    with django_assert_max_num_queries(8):
-        admin_client.get(reverse("admin:providers_modelroute_changelist"))
+    with django_assert_max_num_queries(12):
+        answer = admin_client.get(reverse("admin:providers_modelroute_changelist"))
+    assert len(answer.context["cl"].result_list) == 100
+
+
+def test_an_empty_line_that_dragging_has_numbered_stays_empty(admin_client: Client) -> None:
+    first, second = provider(), provider(name="second")
+    made = ModelRoute.objects.create(pattern="*sonnet*")
+    one = RouteTarget.objects.create(route=made, provider=first, priority=1)
+    two = RouteTarget.objects.create(route=made, provider=second, priority=2)
+    form = route_form(
+        {"id": one.pk, "route": made.pk, "provider": first.pk, "priority": 1},
+        {"id": two.pk, "route": made.pk, "provider": second.pk, "priority": 0},
+        {"provider": "", "priority": 2},
+        initial=2,
+    )
+    saved(admin_client, change(made), form)
+    assert [target.provider.name for target in made.targets.all()] == ["second", "first"]
+
+
+@pytest.mark.parametrize("more", [{"upstream_model": "gpt-5.1"}, {"upstream_model": "x", "priority": 7}])
+def test_a_line_with_a_model_and_no_provider_is_told(admin_client: Client, more: dict[str, Any]) -> None:
+    form = route_form({"provider": provider().pk}, {"provider": "", **more})
+    answer = admin_client.post(reverse("admin:providers_modelroute_add"), form)
+    assert "This field is required." in answer.content.decode()
+    assert not ModelRoute.objects.exists()
+
+
+def test_equal_priorities_stay_possible_and_are_explained(admin_client: Client) -> None:
+    first, second = provider(), provider(name="second")
+    form = route_form({"provider": first.pk, "weight": 2}, {"provider": second.pk})
+    saved(admin_client, reverse("admin:providers_modelroute_add"), {**form, "strategy": "random"})
+    made = ModelRoute.objects.get()
+    assert list(made.targets.values_list("priority", "weight")) == [(1, 2), (1, 1)]
+    page = admin_client.get(change(made)).content.decode()
+    assert "drawn by weight" in page
+    assert "typing may give two lines the same number" in page
+
+
+def test_the_order_of_routes_is_dragged_in_their_list(admin_client: Client) -> None:
+    first, second = ModelRoute.objects.create(pattern="a*"), ModelRoute.objects.create(pattern="*a")
+    url = reverse("admin:providers_modelroute_changelist")
+    page = admin_client.get(url).content.decode()
+    assert 'data-ordering-field="position"' in page
+    form = {"form-TOTAL_FORMS": "2", "form-INITIAL_FORMS": "2", "_save": "Save"}
+    for number, row in enumerate((second, first)):
+        form |= {f"form-{number}-id": str(row.pk), f"form-{number}-position": str(number)}
+    saved(admin_client, url, form)
+    assert list(ModelRoute.objects.values_list("pattern", flat=True)) == ["*a", "a*"]
+
+
+def test_the_list_of_routes_shows_what_each_takes_and_who_is_ill(admin_client: Client) -> None:
+    first = provider()
+    ProviderHealth.objects.create(provider=first, checked_at=timezone.now(), ok=False)
+    ModelList.objects.create(
+        provider=first, base_url=first.base_url, listed=[["zeta-opus", None, None]], seen_at=timezone.now()
+    )
+    for pattern in ("*opus*", "claude-opus-5-5", "nothing*"):
+        RouteTarget.objects.create(route=ModelRoute.objects.create(pattern=pattern), provider=first)
+    answer = admin_client.get(reverse("admin:providers_modelroute_changelist"))
+    shown = {row.pattern: row.taken for row in answer.context["cl"].result_list}
+    assert shown == {
+        "*opus*": ["claude-opus-4-5", "zeta-opus"],
+        "claude-opus-5-5": ["claude-opus-5-5"],
+        "nothing*": [],
+    }
+    assert "1. first as passthrough (ill)" in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [("claude-opus[1m]", "Leave out [1m]"), ("*HAIKU*", "There is a route *haiku* already"), ("", "required")],
+)
+def test_a_pattern_that_will_not_do_is_told_beside_it(admin_client: Client, pattern: str, sentence: str) -> None:
+    ModelRoute.objects.create(pattern="*haiku*")
+    form = {**route_form({"provider": provider().pk}), "pattern": pattern}
+    answer = admin_client.post(reverse("admin:providers_modelroute_add"), form)
+    assert sentence in " ".join(answer.context["adminform"].form.errors["pattern"])
+
+
+def test_a_search_finds_a_provider_by_its_route_once(admin_client: Client) -> None:
+    known, _ = provider(), provider(name="second")
+    for pattern in ("*opus*", "opus-1"):
+        RouteTarget.objects.create(route=ModelRoute.objects.create(pattern=pattern), provider=known)
+    answer = admin_client.get(reverse(LIST), {"q": "opus"})
+    assert [row.name for row in answer.context["cl"].result_list] == ["first"]
