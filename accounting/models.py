@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any, Self
 
 from django.conf import settings
@@ -87,6 +88,16 @@ class ApiKey(ConfigModel):
     def take_token(self, token: str) -> None:
         """From now on this token opens the key, and none before it."""
         self.prefix, self.digest = keys.prefix(token), keys.digest(token)
+        self.previous_digest = self.previous_until = None
+
+    def rotate(self, overlap: dt.timedelta) -> str:
+        """A new token, to be shown now or never. The present one opens the key for so long still, none before it."""
+        token, present = keys.mint(), self.digest
+        self.take_token(token)
+        if overlap:
+            self.previous_digest, self.previous_until = present, timezone.now() + overlap
+        self.save(update_fields=["prefix", "digest", "previous_digest", "previous_until"])
+        return token
 
     def clean(self) -> None:
         for name, known in (("allowed_models", None), ("scopes", set(Scope.values))):
@@ -257,6 +268,13 @@ class DirtyDay(models.Model):
     """A day, in the books' time zone, whose quarter hours were summed anew."""
 
     day = models.DateField(unique=True)
+
+
+class SumsState(models.Model):
+    """One row: in which time zone the sums of days were made, and of which moment all that was booked is in them."""
+
+    time_zone = models.CharField(max_length=64)
+    complete_at = models.DateTimeField(null=True)
 
 
 # Sums of money stand as integers of so many digits behind the point: the ledger's own, and every database adds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable
 from decimal import Decimal
 
@@ -13,6 +14,9 @@ from providers.usage import Usage
 
 MILLION = Decimal(1_000_000)
 THOUSAND = Decimal(1000)
+
+# What stands for other characters in the name of a model.
+WILDCARDS = re.compile(r"\[[^\]]*\]|[*?]")
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -29,6 +33,7 @@ class Rates(msgspec.Struct, frozen=True):
     cache_write_1h: Decimal
     output: Decimal
     web_search: Decimal
+    listed: bool = False
 
     def cost(self, usage: Usage) -> Decimal:
         """Unrounded: rounding is for statements."""
@@ -43,27 +48,38 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 class PriceList:
-    """Every price row; the narrowest that is valid wins: the provider's own, the exact name, the latest."""
+    """Every price row. One's own win over listed ones; then the narrowest that is valid: the provider's own, the exact
+    name, the most letters, the latest."""
 
     def __init__(self, rows: Iterable[Rates]) -> None:
-        self._rows = sorted(
-            rows,
-            key=lambda row: (
-                row.provider_id is None,
-                "*" in row.model,
-                -len(row.model.replace("*", "")),
-                -row.valid_from.timestamp(),
-            ),
-        )
+        self._exact: dict[str, list[Rates]] = {}
+        self._patterns: list[tuple[str, Rates]] = []
+        for row in rows:
+            name = row.model.lower()
+            if mark := WILDCARDS.search(name):
+                self._patterns.append((name[: mark.start()], row))
+            else:
+                self._exact.setdefault(name, []).append(row)
         self._remembered: dict[tuple[int, str], list[Rates]] = {}
 
     def at(self, moment: dt.datetime, provider_id: int, model: str) -> Rates | None:
         """None where no price is known: the row is then marked as unpriced."""
         fitting = self._remembered.get((provider_id, model))
         if fitting is None:
-            fitting = [
-                row for row in self._rows if row.provider_id in (None, provider_id) and matches(row.model, model)
-            ]
+            fitting = self._fitting(provider_id, model)
             if len(self._remembered) < 4096:
                 self._remembered[provider_id, model] = fitting
         return next((row for row in fitting if row.valid_from <= moment), None)
+
+    def _fitting(self, provider_id: int, model: str) -> list[Rates]:
+        """Whatever a name begins with is compared first: matching two thousand patterns takes too long."""
+        name = model.lower()
+        patterns = (row for beginning, row in self._patterns if name.startswith(beginning) and matches(row.model, name))
+        found = [*self._exact.get(name, ()), *patterns]
+        return sorted((row for row in found if row.provider_id in (None, provider_id)), key=precedence)
+
+
+def precedence(row: Rates) -> tuple[bool, bool, bool, int, float]:
+    letters = len(WILDCARDS.sub("", row.model))
+    is_pattern = WILDCARDS.search(row.model) is not None
+    return row.listed, row.provider_id is None, is_pattern, -letters, -row.valid_from.timestamp()

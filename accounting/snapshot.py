@@ -35,10 +35,18 @@ class Books(msgspec.Struct, frozen=True):
 
 
 def read_books() -> Books:
-    keys = ApiKey.objects.select_related("cost_centre")
-    return Books(
-        {key.digest: card_of(key) for key in keys}, PriceList(rates_of(price) for price in Price.objects.all())
-    )
+    cards: dict[str, KeyCard] = {}
+    for key in ApiKey.objects.select_related("cost_centre"):
+        cards[key.digest] = card = card_of(key)
+        if key.previous_digest and key.previous_until:
+            cards[key.previous_digest] = until(card, key.previous_until)
+    return Books(cards, PriceList(rates_of(price) for price in Price.objects.all()))
+
+
+def until(card: KeyCard, moment: dt.datetime) -> KeyCard:
+    """The same key by the token before, which ends then, or with the key itself if that is sooner."""
+    ends = moment.timestamp() if card.expires_at is None else min(moment.timestamp(), card.expires_at)
+    return msgspec.structs.replace(card, expires_at=ends)
 
 
 def card_of(key: ApiKey) -> KeyCard:
@@ -67,4 +75,5 @@ def rates_of(price: Price) -> Rates:
         cache_write_1h=price.cache_write_1h,
         output=price.output,
         web_search=price.web_search,
+        listed=price.listed,
     )

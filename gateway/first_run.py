@@ -1,4 +1,4 @@
-"""What a first start makes: a provider from the environment, a demo where there is none, an administrator."""
+"""What a first start makes: a provider from the environment, a demo where there is none, prices, an administrator."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
+from accounting import list_prices
+from providers.demo import leave
 from providers.models import PASSTHROUGH, ModelRoute, Provider, RouteTarget
 
 VARIABLES = (
@@ -105,8 +107,7 @@ def demo_route(base_url: str) -> bool:
     """Whether the demo stands in for a provider: it comes while there is none, and leaves when there is one."""
     demo = Provider.objects.filter(is_demo=True).first()
     if Provider.objects.filter(is_demo=False).exists():
-        if demo:
-            remove(demo)
+        leave()
         return False
     demo = demo or Provider(name=DEMO, type="anthropic", is_demo=True)
     if demo._state.adding or demo.base_url != base_url:
@@ -119,14 +120,10 @@ def demo_route(base_url: str) -> bool:
     return True
 
 
-def remove(demo: Provider) -> None:
-    """With the routes that lead nowhere else."""
-    served = list(ModelRoute.objects.filter(targets__provider=demo).distinct())
-    demo.targets.all().delete()
-    for route in served:
-        if not route.targets.exists():
-            route.delete()
-    demo.delete()
+def prices() -> list[str]:
+    """Fills the price list where nothing of the shipped one stands yet; returns what to tell."""
+    taken = list_prices.fill()
+    return [f"{taken} prices were taken from {list_prices.edition()}."] if taken else []
 
 
 def administrator() -> str | None:

@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from pytest_django import Settings
 
+from accounting.models import Price
 from gateway import first_run
 from providers.models import ConfigVersion, ModelRoute, Provider, RouteTarget
 
@@ -163,3 +164,9 @@ def test_somebody_elses_account_is_never_raised() -> None:
     get_user_model().objects.create_user("admin", "", "x")
     assert first_run.administrator() is None
     assert not get_user_model().objects.filter(is_superuser=True).exists()
+
+
+def test_prices_are_filled_in_once_and_told() -> None:
+    (told,) = first_run.prices()
+    assert f"{Price.objects.count()} prices were taken from genai-prices" in told
+    assert first_run.prices() == []
