@@ -2,7 +2,7 @@
 # setup-e2e installs Debian's Chromium where none is found.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-e2e serve test torture siege check conformance compatibility bench bench-peers lock clean
+.PHONY: help setup setup-e2e serve test torture siege check conformance compatibility screenshots bench bench-peers lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -129,6 +129,9 @@ conformance: setup ## Examine a gateway of our own, or another: ARGS="BASE_URL K
 
 compatibility: setup ## Write docs/compatibility.md anew from the tables in the code
 	@$(BIN)/python -m providers.dialects.compatibility
+
+screenshots: setup ## Take the pictures in docs/screenshots anew; ARGS=--everything also dark and narrow
+	@$(BIN)/python -m ccproxy_site.tests.e2e.screenshots $(ARGS)
 
 bench: setup ## Measure CPU per request and per chunk beside a bare server
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -130,11 +130,10 @@ class Page:
             self.faults.append(f"{params['response']['status']} for {params['response']['url']}")
 
 
-@pytest.fixture
-def chromium(tmp_path: Path) -> Iterator[str]:
-    """The address of its DevTools."""
+@contextlib.contextmanager
+def running_chromium(profile: Path) -> Iterator[str]:
+    """Gives the address of its DevTools."""
     program = demand_chromium()
-    profile = tmp_path / "profile"
     with subprocess.Popen(
         [program, f"--user-data-dir={profile}", *OPTIONS], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -142,6 +141,12 @@ def chromium(tmp_path: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{told_port(profile / 'DevToolsActivePort')}"
         finally:
             process.terminate()
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Iterator[str]:
+    with running_chromium(tmp_path / "profile") as address:
+        yield address
 
 
 def told_port(path: Path) -> int:
