@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 
-from accounting import reports, rollups
+from accounting import list_prices, reports, rollups
 from accounting.models import ApiKey
 from accounting.reports import Figures, Period
 from ccproxy_site.guide import Step, steps
@@ -232,10 +232,7 @@ def troubles(behind: float | None) -> list[str]:
 def unpriced() -> list[tuple[str, str, int]]:
     """Provider, its name for the model, and how many requests of the last days went without a price."""
     last = reports.today()
-    period = Period(last - dt.timedelta(days=UNPRICED_DAYS - 1), last + dt.timedelta(days=1))
-    found = reports.by_all(("provider", "upstream_model"), period, unpriced__gt=0)
-    lines = [(provider, model, figures.unpriced) for (provider, model), figures in found.items()]
-    return sorted(lines, key=lambda line: -line[2])
+    return list_prices.unpriced(Period(last - dt.timedelta(days=UNPRICED_DAYS - 1), last + dt.timedelta(days=1)))
 
 
 def expiring(now: dt.datetime) -> list[ApiKey]:
