@@ -16,11 +16,13 @@ import msgspec
 from django.db import DatabaseError, DataError, IntegrityError, close_old_connections, connection, transaction
 
 from accounting.ledger import ESTIMATED, INTERRUPTED, Attempt, Ledger, Line, Opened, Progress, Settled, decode_line
-from accounting.models import DirtyQuarter, UsageAttempt, UsageRecord
+from accounting.models import UsageAttempt, UsageRecord
 from accounting.prices import PriceList
-from accounting.rows import insert, rows_of, stored_moment
+from accounting.rollups import mark_quarters
+from accounting.rows import insert, moment_of, rows_of
 from accounting.spool import Orphan, orphans
 from providers.errors import NoProvider
+from providers.log_events import LogEvent, about
 
 logger = logging.getLogger("ccproxy.booking")
 
@@ -29,7 +31,6 @@ BATCH = 500
 ADOPTION_PAUSE = 2.0
 # Seconds after which a database that has not answered counts as away.
 PATIENCE = 5.0
-QUARTER = 15 * 60
 QUARANTINE = "quarantine.jsonl"
 # What a database says of the row itself; anything else is the database's own trouble and is tried again.
 ROW_REFUSED = (DataError, IntegrityError, ValueError, TypeError, OverflowError, UnicodeError, InvalidOperation)
@@ -40,12 +41,12 @@ def book(batch: Sequence[Settled], prices: PriceList) -> None:
     rows = [rows_of(settled, prices) for settled in batch]
     records = [record for record, _ in rows]
     attempts = [attempt for _, its_attempts in rows for attempt in its_attempts]
-    quarters = sorted({settled.row.started_at // QUARTER * QUARTER for settled in batch})
     with transaction.atomic():
         # Sorted, so that two processes that book the same rows wait for each other in one order.
         insert(UsageRecord, sorted(records, key=itemgetter("request_id")), unique=["request_id"])
         insert(UsageAttempt, sorted(attempts, key=itemgetter("record_id", "number")), unique=["record_id", "number"])
-        insert(DirtyQuarter, [{"starts_at": stored_moment(each)} for each in quarters], unique=["starts_at"])
+        # Last: until our commit nobody else can mark these quarter hours.
+        mark_quarters(moment_of(settled.row.started_at) for settled in batch)
 
 
 def book_or_set_aside(batch: Sequence[Settled], prices: PriceList, quarantine: Path) -> None:
@@ -69,7 +70,11 @@ def _set_aside(settled: Settled, error: Exception, quarantine: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     logger.critical(
-        "the database refused the row of %s, it is kept in %s: %s", settled.row.request_id, quarantine, error
+        "the database refused the row of %s, it is kept in %s: %s",
+        settled.row.request_id,
+        quarantine,
+        error,
+        extra=about(LogEvent.ROW_SET_ASIDE, request_id=settled.row.request_id),
     )
 
 
@@ -202,11 +207,15 @@ class Booker(threading.Thread):
     def _note_failure(self, error: Exception) -> None:
         if self._failing_since is None:
             self._failing_since = time.time()
-            logger.error("the ledger waits in the spool, the database does not take it: %s", str(error).strip())
+            logger.error(
+                "the ledger waits in the spool, the database does not take it: %s",
+                str(error).strip(),
+                extra=about(LogEvent.LEDGER_WAITING),
+            )
 
     def _note_success(self) -> None:
         if self._failing_since is not None:
-            logger.warning("the ledger is being booked again")
+            logger.warning("the ledger is being booked again", extra=about(LogEvent.LEDGER_BOOKING_AGAIN))
             self._failing_since = None
 
     def book_own(self) -> None:
@@ -224,9 +233,18 @@ class Booker(threading.Thread):
                 rows = reconstruct(self._readable(orphan))
                 self._book(rows)
                 if rows:
-                    logger.warning("adopted %d rows of a process that ended without booking them", len(rows))
+                    logger.warning(
+                        "adopted %d rows of a process that ended without booking them",
+                        len(rows),
+                        extra=about(LogEvent.ROWS_ADOPTED, rows=len(rows)),
+                    )
                 if orphan.damaged:
-                    logger.critical("%d damaged lines in the journal of %s: kept", orphan.damaged, orphan.owner)
+                    logger.critical(
+                        "%d damaged lines in the journal of %s: kept",
+                        orphan.damaged,
+                        orphan.owner,
+                        extra=about(LogEvent.JOURNAL_DAMAGED, lines=orphan.damaged),
+                    )
                     orphan.keep_as_evidence()
                 else:
                     orphan.release(remove=True)

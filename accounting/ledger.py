@@ -17,6 +17,7 @@ import msgspec
 from accounting.snapshot import KeyCard
 from accounting.spool import Spool, SpoolFull
 from providers.errors import LedgerUnavailable
+from providers.log_events import LogEvent, about
 from providers.routing import Candidate
 from providers.usage import Usage
 
@@ -110,6 +111,10 @@ class Meter(Protocol):
     """What knows the bill of a running attempt; asked from another thread, so it only reads."""
 
     def so_far(self) -> Bill: ...
+
+    def known(self) -> tuple[int, int]:
+        """Tokens read and written, without reckoning: of what nobody has estimated yet, none."""
+        ...
 
 
 class Entry:
@@ -220,6 +225,10 @@ class Ledger:
     def running(self) -> int:
         return len(self._open)
 
+    def entries(self) -> list[Entry]:
+        """Everything that runs, in the order in which it began. From any thread."""
+        return [*self._open.values()]
+
     @property
     def unwritten(self) -> int:
         return len(self._unwritten)
@@ -244,7 +253,7 @@ class Ledger:
                 del self._open[entry.request_id]
             if not self._alarmed:  # once per outage: a line per refused request would fill what is left of the disk
                 self._alarmed = True
-                logger.critical("no request is let through: %s", error)
+                logger.critical("no request is let through: %s", error, extra=about(LogEvent.SPOOL_FULL))
             raise LedgerUnavailable(
                 "the gateway's disk is full or gone, and it answers nothing it could not book:"
                 " tell its administrator, then try again",
@@ -252,13 +261,20 @@ class Ledger:
             ) from error
         if self._alarmed:
             self._alarmed = False
-            logger.warning("requests are let through again: the spool can be written")
+            logger.warning(
+                "requests are let through again: the spool can be written", extra=about(LogEvent.SPOOL_WRITABLE)
+            )
 
     def write_settlement(self, entry: Entry) -> None:
         try:
             self.spool.append([entry.settled_line()], self._carried)
         except SpoolFull as error:
-            logger.critical("a settlement waits in memory (%s): %s", entry.request_id, error)
+            logger.critical(
+                "a settlement waits in memory (%s): %s",
+                entry.request_id,
+                error,
+                extra=about(LogEvent.SETTLEMENT_WAITING, request_id=entry.request_id),
+            )
             with self._lock:
                 self._unwritten.append(entry)
             return
@@ -275,11 +291,15 @@ class Ledger:
             self._open.pop(entry.request_id, None)
             with self._lock:
                 self._unwritten.remove(entry)
-            logger.warning("a settlement that waited in memory is written: %s", entry.request_id)
+            logger.warning(
+                "a settlement that waited in memory is written: %s",
+                entry.request_id,
+                extra=about(LogEvent.SETTLEMENT_WRITTEN, request_id=entry.request_id),
+            )
 
     def leave_progress(self) -> None:
         """One line per running answer, in one write."""
-        lines = [line for entry in [*self._open.values()] if (line := entry.progress_line())]
+        lines = [line for entry in self.entries() if (line := entry.progress_line())]
         if lines:
             try:
                 self.spool.append(lines, self._carried, self._promised)
@@ -292,7 +312,7 @@ class Ledger:
 
     def _carried(self) -> Iterable[bytes]:
         """What a new segment begins with: everything that still runs."""
-        for entry in [*self._open.values()]:
+        for entry in self.entries():
             yield entry.opened_line()
             progress = entry.progress_line()
             if progress:

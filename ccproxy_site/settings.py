@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 
 from ccproxy_site import keyring
 
@@ -94,6 +95,8 @@ CLIENT_STALL_SECONDS = env.float("CLIENT_STALL_SECONDS", default=300.0)
 MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", default=10_000)
 MAX_CONNECTIONS_PER_ADDRESS = env.int("MAX_CONNECTIONS_PER_ADDRESS", default=0)
 MAX_CONCURRENT_REQUESTS = env.int("MAX_CONCURRENT_REQUESTS", default=2000)
+# Open live views, and none of them counts as a request.
+MAX_LIVE_VIEWERS = env.int("MAX_LIVE_VIEWERS", default=20)
 # How long a process that is asked to end lets its answers run on.
 DRAIN_SECONDS = env.float("DRAIN_SECONDS", default=60.0)
 
@@ -127,10 +130,24 @@ if LOG_LEVEL not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
     raise ImproperlyConfigured(f"LOG_LEVEL is {LOG_LEVEL!r}: say DEBUG, INFO, WARNING, ERROR or CRITICAL.")
 LOG_FILE_PATH = env.str("LOG_FILE_PATH", default="")
 ERROR_LOG_FILE_PATH = env.str("ERROR_LOG_FILE_PATH", default="")
+# How the console's lines are written; the files are always JSON.
+LOG_FORMAT = env.str("LOG_FORMAT", default="text").lower()
+if LOG_FORMAT not in {"text", "json"}:
+    raise ImproperlyConfigured(f"LOG_FORMAT is {LOG_FORMAT!r}: say text or json.")
+# Of the one line that each request leaves; LOG_LEVEL unless it is given.
+METRICS_LOG_LEVEL = env.str("METRICS_LOG_LEVEL", default="").upper() or LOG_LEVEL
+if METRICS_LOG_LEVEL not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
+    raise ImproperlyConfigured(
+        f"METRICS_LOG_LEVEL is {METRICS_LOG_LEVEL!r}: say DEBUG, INFO, WARNING, ERROR or CRITICAL."
+    )
+# What the web processes have counted (gateway/metrics.py), and whether /metrics tells it to whoever asks.
+METRICS_DIR = DATA_DIR / "metrics"
+METRICS_OPEN = env.bool("METRICS_OPEN", default=False)
 
 INSTALLED_APPS = [
-    "unfold",
-    "django.contrib.admin",
+    "unfold.apps.BasicAppConfig",
+    "unfold.contrib.filters",
+    "ccproxy_site.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -141,11 +158,12 @@ INSTALLED_APPS = [
     "providers",
     "accounting",
     "gateway",
-    "ccproxy_site",
+    "ccproxy_site.apps.SiteConfig",
 ]
 
 # For the admin and its pages; /v1 goes through none of this (ccproxy_site/lean.py).
 MIDDLEWARE = [
+    "ccproxy_site.safety.SafePages",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -156,6 +174,24 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
+# Attempts to sign in are counted here. Redis counts for all processes, and while it is away each for itself.
+CACHES: dict[str, Any] = {
+    "default": {
+        "BACKEND": "ccproxy_site.caches.RedisOrMemory",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "ccproxy",
+        "OPTIONS": {"socket_connect_timeout": 2.0, "socket_timeout": 2.0},
+    }
+    if REDIS_URL
+    else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 10_000}}
+}
+
+# Who signs in works a day; where a request came over https, ccproxy_site/safety.py says so on its cookies.
+SESSION_COOKIE_AGE = 12 * 3600
+CSRF_COOKIE_HTTPONLY = True
+LOGIN_URL = "/admin/login/"
+LOGIN_REDIRECT_URL = "/admin/"
+
 ROOT_URLCONF = "ccproxy_site.urls"
 ASGI_APPLICATION = "ccproxy_site.asgi.application"
 # A redirect drops bodies and credentials: every path is served with and without its slash instead.
@@ -164,6 +200,7 @@ APPEND_SLASH = False
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "ccproxy_site" / "templates"],  # before those of unfold, some of which it replaces
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -213,15 +250,29 @@ UNFOLD = {
     "SITE_SYMBOL": "alt_route",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "sizes": "any", "href": lambda request: _ICON}],
     "SITE_URL": None,
+    "STYLES": [lambda request: static("ccproxy/pages.css"), lambda request: static("ccproxy/charts.css")],
+    "SCRIPTS": [lambda request: static("ccproxy/pages.js")],
+    "DASHBOARD_CALLBACK": "ccproxy_site.home.callback",
+    "SIDEBAR": {"show_search": True, "command_search": True, "navigation": "ccproxy_site.sidebar.navigation"},
+    "COMMAND": {
+        "search_models": [
+            "accounting.apikey",
+            "accounting.costcentre",
+            "providers.provider",
+            "providers.modelroute",
+            "auth.user",
+        ]
+    },
 }
 
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {"text": {"()": "ccproxy_site.logs.TextLines"}, "json": {"()": "ccproxy_site.logs.JsonLines"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
+        "ccproxy.requests": {"level": METRICS_LOG_LEVEL},
         # A line per request is the gateway's own business; the libraries' would only repeat it.
         "httpx": {"level": "WARNING"},
         "aiohttp": {"level": "WARNING"},
@@ -236,7 +287,7 @@ for _name, _path, _level in (("file", LOG_FILE_PATH, "NOTSET"), ("errors", ERROR
         LOGGING["handlers"][_name] = {
             "class": "logging.handlers.WatchedFileHandler",
             "filename": _path,
-            "formatter": "line",
+            "formatter": "json",
             "level": _level,
         }
         LOGGING["root"]["handlers"].append(_name)
@@ -257,7 +308,17 @@ CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat-schedule")
 # How often every provider is asked whether it is there, and how long its list of models is good.
 PROBE_SECONDS = env.float("PROBE_SECONDS", default=60.0)
 MODEL_LIST_SECONDS = env.float("MODEL_LIST_SECONDS", default=60.0)
-CELERY_BEAT_SCHEDULE = {"probe-providers": {"task": "providers.tasks.probe_providers", "schedule": PROBE_SECONDS}}
+# How often what was booked is added to the sums that reports are made of.
+ROLLUP_SECONDS = env.float("ROLLUP_SECONDS", default=20.0)
+CELERY_BEAT_SCHEDULE = {
+    "probe-providers": {"task": "providers.tasks.probe_providers", "schedule": PROBE_SECONDS},
+    # Those that no worker took in time are not worth more than the next one.
+    "roll-up": {
+        "task": "accounting.tasks.roll_up",
+        "schedule": ROLLUP_SECONDS,
+        "options": {"expires": ROLLUP_SECONDS},
+    },
+}
 
 # First run only: what makes a provider and its routes, where none exists yet.
 OPENAI_API_KEY = env.str("OPENAI_API_KEY", default="")

@@ -13,7 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpRespons
 from django.http.response import HttpResponseBase
 from ninja import NinjaAPI, Router
 
-from gateway import catalogue, runtime
+from gateway import catalogue, figures, operator, runtime, usage
 from gateway.counting import count_tokens
 from gateway.intake import (
     Caller,
@@ -27,6 +27,7 @@ from gateway.intake import (
 )
 from gateway.relay import Relay
 from providers.errors import MethodNotAllowed, NotFound, ProxyError, UpstreamError
+from providers.log_events import LogEvent, about
 from providers.messages import read_request
 
 logger = logging.getLogger("ccproxy.api")
@@ -34,6 +35,7 @@ logger = logging.getLogger("ccproxy.api")
 api = NinjaAPI(title="ccproxy", version="1", docs_url="/docs", openapi_url="/openapi.json")
 v1 = Router(tags=["Messages"])
 pages = Router(tags=["Health"])
+operators = Router(tags=["Operators"])
 
 
 # Bodies are decoded once, by msgspec: the schema below is for the reader of /docs.
@@ -69,8 +71,9 @@ def serves(router: Router, methods: list[str], path: str, **options: Any) -> Cal
 
 @serves(v1, ["POST"], "/messages", openapi_extra=MESSAGES_BODY)
 async def create_message(request: HttpRequest) -> Any:
+    began = time.perf_counter()
     question = ask(request)
-    relay = Relay(question, runtime.running())
+    relay = Relay(question, runtime.running(), time.perf_counter() - began)
     if not question.request.stream:
         return mark(HttpResponse(await relay.whole(), content_type="application/json"), relay)
     pieces = relay.stream()
@@ -97,6 +100,15 @@ async def get_model(request: HttpRequest, name: str) -> Any:
     return json_reply(catalogue.one_model(name.rstrip("/"), caller.key, snapshot))
 
 
+@serves(v1, ["GET"], "/usage", openapi_extra=usage.DOCUMENTED)
+async def get_usage(request: HttpRequest) -> Any:
+    """What the calling key has used this month and today, by day and by model; `summary` fits a status line."""
+    caller = authenticate(headers_of(request), runtime.running().configuration.current)
+    reply = json_reply(await usage.reply(caller.key))
+    reply["cache-control"] = "no-store"
+    return reply
+
+
 @serves(pages, ["GET", "HEAD"], "/")
 async def root(request: HttpRequest) -> Any:
     return json_reply({"status": "ok"})
@@ -114,12 +126,40 @@ async def live(request: HttpRequest) -> Any:
 
 @serves(pages, ["GET", "HEAD"], "/health/ready")
 async def ready(request: HttpRequest) -> Any:
-    return health_reply()
+    return readiness_reply()
 
 
 @serves(pages, ["GET", "HEAD"], "/health")
 async def health(request: HttpRequest) -> Any:
-    return health_reply()
+    body, status = await operator.health(runtime.running(), request)
+    return json_reply(body, status)
+
+
+@serves(operators, ["GET", "HEAD"], "/metrics")
+async def metrics(request: HttpRequest) -> Any:
+    running = runtime.running()
+    if not settings.METRICS_OPEN:
+        await operator.admit(request, running)
+    return HttpResponse(figures.prometheus(await operator.standing(running)), content_type=figures.CONTENT_TYPE)
+
+
+@serves(operators, ["GET"], "/v1/metrics")
+async def metrics_as_json(request: HttpRequest) -> Any:
+    running = runtime.running()
+    await operator.admit(request, running)
+    return json_reply(figures.as_json(await operator.standing(running)))
+
+
+@serves(operators, ["GET"], "/providers")
+async def list_providers(request: HttpRequest) -> Any:
+    running = runtime.running()
+    return json_reply(await operator.providers(running, await operator.admit(request, running)))
+
+
+@serves(operators, ["POST"], "/providers/reload")
+async def reload_providers(request: HttpRequest) -> Any:
+    running = runtime.running()
+    return json_reply(await operator.reload(running, await operator.admit(request, running)))
 
 
 def ask(request: HttpRequest, *, counting: bool = False) -> Question:
@@ -141,7 +181,7 @@ def ask(request: HttpRequest, *, counting: bool = False) -> Question:
     )
 
 
-def health_reply() -> HttpResponse:
+def readiness_reply() -> HttpResponse:
     running = runtime.running()
     troubles, degradations = running.troubles(), running.degradations()
     status = "unhealthy" if troubles else "degraded" if degradations else "healthy"
@@ -205,6 +245,9 @@ def error_reply(request: HttpRequest, error: ProxyError) -> HttpResponse:
         for name, value in error.headers().items():
             response[name] = value
     response["request-id"] = request_id
+    held = runtime.current()
+    if held is not None:
+        held.metrics.refused(error.kind, response.status_code)
     return response
 
 
@@ -212,7 +255,12 @@ def error_reply(request: HttpRequest, error: ProxyError) -> HttpResponse:
 def failure_reply(request: HttpRequest, error: Exception) -> HttpResponse:
     """Our bug: the log has the story, the client one sentence."""
     request_id = request_id_of(request)
-    logger.error("request %s failed inside the gateway", request_id, exc_info=error)
+    logger.error(
+        "request %s failed inside the gateway",
+        request_id,
+        exc_info=error,
+        extra=about(LogEvent.REQUEST_BROKE, request_id=request_id),
+    )
     return error_reply(
         request, ProxyError(f"the gateway failed on this request; its log has the reason under {request_id}")
     )
@@ -235,3 +283,4 @@ def missing(request: HttpRequest, error: Http404) -> HttpResponse:
 
 api.add_router("/v1", v1)
 api.add_router("", pages)
+api.add_router("", operators)

@@ -106,7 +106,7 @@ def headers_of(request: HttpRequest) -> dict[str, str]:
     return plain_headers(request.scope["headers"])  # type: ignore[attr-defined]
 
 
-def authenticate(headers: Mapping[str, str], snapshot: Snapshot) -> Caller:
+def authenticate(headers: Mapping[str, str], snapshot: Snapshot, scope: str = MESSAGES_SCOPE) -> Caller:
     """The key in `x-api-key` or the bearer; the first of them that is one."""
     tokens = {name: _token(name, headers[name]) for name in ("x-api-key", "authorization") if name in headers}
     if not any(tokens.values()):
@@ -116,7 +116,7 @@ def authenticate(headers: Mapping[str, str], snapshot: Snapshot) -> Caller:
     for token in tokens.values():
         card = snapshot.books.keys.get(keys.digest(token))
         if card is not None:
-            _check_state(card)
+            _check_state(card, scope)
             # Whatever holds a key of ours, in any form, stays here.
             foreign = {
                 name: headers[name]
@@ -134,13 +134,14 @@ def _token(name: str, value: str) -> str:
     return rest.strip() if name == "authorization" and scheme.lower() == "bearer" else value.strip()
 
 
-def _check_state(card: KeyCard) -> None:
+def _check_state(card: KeyCard, scope: str) -> None:
     if card.revoked:
         raise KeyRefused(f"the key {card.name!r} was revoked: ask your administrator for another")
     if card.expires_at is not None and card.expires_at <= time.time():
         raise KeyRefused(f"the key {card.name!r} has expired: ask your administrator for another")
-    if MESSAGES_SCOPE not in card.scopes:
-        raise NotAllowed(f"the key {card.name!r} may not ask models: its scopes lack {MESSAGES_SCOPE!r}")
+    if scope not in card.scopes:
+        may_not = "ask models" if scope == MESSAGES_SCOPE else "read this"
+        raise NotAllowed(f"the key {card.name!r} may not {may_not}: its scopes lack {scope!r}")
 
 
 def plain_body(body: bytes, encoding: str, most: int) -> bytes:

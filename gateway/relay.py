@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import msgspec
 from django.conf import settings
@@ -50,6 +51,7 @@ from providers.errors import (
     UpstreamError,
 )
 from providers.events import PING
+from providers.log_events import LogEvent, about
 from providers.routing import Candidate, Timeouts
 from providers.upstream import MOST_ERROR_BODY, Call
 from providers.usage import Usage
@@ -62,6 +64,7 @@ NO_ANSWER: Bill = (Usage(), ESTIMATED, "no answer")
 WAITING = b": waiting\n\n"
 MOST_ANSWER = 64 * 1024 * 1024
 MOST_TOLD = 1000
+LONGEST_REASON = 300  # characters, in the log
 PREVIEW = 200  # characters of an answer, in the log at debug level only
 # After the reason to stop is known, usage may still follow; so long is it waited for, in seconds.
 USAGE_GRACE, LAST_GRACE = 2.0, 0.1
@@ -85,6 +88,12 @@ class Meter:
         told, produced = self._answer.usage, tokens.estimate(self._answer.output_characters)
         usage = told or Usage(input=self._estimated_input().tokens)
         return msgspec.structs.replace(usage, output=max(usage.output, produced)), ESTIMATED, "characters"
+
+    def known(self) -> tuple[int, int]:
+        told, produced = self._answer.usage, tokens.estimate(self._answer.output_characters)
+        if told is None:
+            return self._estimate.tokens if self._estimate else 0, produced
+        return told.read, max(told.output, produced)
 
     def counted(self) -> Usage:
         """Of a finished answer whose provider said nothing."""
@@ -122,8 +131,7 @@ class Meter:
     def _learn(self, told: Usage) -> None:
         """Estimates get better by what was billed; an estimate is made for few answers only, it takes 0.1 ms."""
         if self._estimate is not None or (random.random() < LEARNT_FROM and not self._counts_itself):
-            read = told.input + told.cache_read + told.cache_write_5m + told.cache_write_1h
-            weighing.learn(self._estimated_input(), read)
+            weighing.learn(self._estimated_input(), told.read)
 
     @property
     def _counts_itself(self) -> bool:
@@ -144,9 +152,14 @@ class Unanswered:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self._read = 0
 
     def so_far(self) -> Bill:
-        return Usage(input=estimated(self._exchange).tokens), ESTIMATED, "request read, nothing heard"
+        self._read = self._read or estimated(self._exchange).tokens
+        return Usage(input=self._read), ESTIMATED, "request read, nothing heard"
+
+    def known(self) -> tuple[int, int]:
+        return self._read, 0
 
 
 class Relay:
@@ -158,9 +171,10 @@ class Relay:
     _called_at: float
     _deadline: float  # until when the provider may be silent; 0: to be set when we wait for it
 
-    def __init__(self, question: Question, runtime: Runtime) -> None:
+    def __init__(self, question: Question, runtime: Runtime, intake_seconds: float = 0.0) -> None:
         self._question = question
         self._runtime = runtime
+        self._intake_seconds = intake_seconds  # for the key, the body and the routes, before the row began
         self._pace = runtime.pace
         self._clock = asyncio.get_running_loop().time
         self._failures: list[ProxyError] = []
@@ -267,6 +281,8 @@ class Relay:
 
     def _begin(self, candidate: Candidate) -> AbstractAsyncContextManager[Call]:
         """The call to one candidate, with its intent in the ledger."""
+        if self._failures:
+            self._say_what_follows(candidate)
         self._candidate = candidate
         exchange = self._exchange = self._question.towards(candidate, self._runtime.state_secret, self._lessons)
         outbound, headers = self._dialect.encode(exchange), self._question.headers_for(candidate)
@@ -402,6 +418,7 @@ class Relay:
     def _note_failure(self, error: ProxyError) -> None:
         """A candidate gave nothing; what it may have billed stands under the request all the same."""
         self._failures.append(error)
+        self._blame(error)
         if isinstance(error, UpstreamError) and error.preview:
             logger.debug("request %s got no answer but %r", self.entry.request_id, scrub(error.preview))
         if self.entry.has_open_attempt:
@@ -433,15 +450,26 @@ class Relay:
         """No candidate is left, or the answer was cut, or the gateway cannot go on: a full ledger, or a bug."""
         if not isinstance(error, ProxyError):
             request_id = self.entry.request_id
-            logger.error("request %s failed inside the gateway", request_id, exc_info=error)
+            logger.error(
+                "request %s failed inside the gateway",
+                request_id,
+                exc_info=error,
+                extra=about(LogEvent.REQUEST_BROKE, request_id=request_id),
+            )
             error = ProxyError(f"the gateway failed on this request; its log has the reason under {request_id}")
         status = CUT if self._committed and self._has_begun else FAILED
+        if not self.entry.settled:
+            self._say_that_it_failed(status, error)
         if self.entry.has_open_attempt:
             bill = self._meter.so_far() if self._meter else NO_ANSWER
             upstream_id = self._answer.upstream_id if self._answer else None
             self.entry.close_attempt(status, bill, reason=error.message, upstream_id=upstream_id or "")
         self.entry.settle(status, reason=error.message)
         return error
+
+    def _blame(self, error: ProxyError) -> None:
+        if is_the_providers(error):
+            self._runtime.metrics.failed(self._candidate.endpoint.name, error)
 
     def _settle_unfinished(self) -> None:
         """The client has left, or we end before it has taken all: only appends, this may run while being cancelled."""
@@ -460,8 +488,52 @@ class Relay:
         if self._answer is not None:
             self._answer.count = None
 
+    def _say_what_follows(self, candidate: Candidate) -> None:
+        failed, follows = self._candidate.endpoint.name, candidate.endpoint.name
+        event = LogEvent.ATTEMPT_FAILED if failed == follows else LogEvent.FAILOVER
+        if event is LogEvent.FAILOVER:
+            self._runtime.metrics.failed_over(failed)
+        if logger.isEnabledFor(logging.INFO):
+            request_id, reason = self.entry.request_id, self._failures[-1].message[:LONGEST_REASON]
+            logger.info(
+                "%s %s provider=%s next=%s: %s",
+                event,
+                request_id,
+                failed,
+                follows,
+                reason,
+                extra=about(event, request_id=request_id, provider=failed, next=follows, reason=reason),
+            )
+
+    def _say_that_it_failed(self, status: str, error: ProxyError) -> None:
+        if self._has_begun:  # who never began was blamed when another was tried
+            self._blame(error)
+        if not self.entry.attempts:
+            return
+        reason = error.message[:LONGEST_REASON]
+        level = logging.WARNING if is_the_providers(error) else logging.INFO
+        row, provider = self.entry.row, self.entry.attempts[-1].provider
+        fields = {"request_id": row.request_id, "key": row.key, "model": row.model, "provider": provider}
+        logger.log(
+            level,
+            "request_failed %s provider=%s status=%s: %s",
+            row.request_id,
+            provider,
+            status,
+            reason,
+            extra=about(LogEvent.REQUEST_FAILED, **fields, status=status, error=error.kind, reason=reason),
+        )
+
+    def _count(self) -> None:
+        row = self.entry.row
+        route = self._runtime.configuration.current.routing.route(row.model)
+        language = self._candidate.endpoint.type
+        self._runtime.metrics.settled(row, self.entry.attempts, route.pattern if route else "", language)
+
     def _say(self) -> None:
         """One line per request that was booked, on a logger of its own."""
+        if self.entry.settled:
+            self._count()
         if self._answer is not None and logger.isEnabledFor(logging.DEBUG):
             logger.debug("request %s: %r", self.entry.request_id, scrub(self._answer.output_sample[:PREVIEW]))
         if not self.entry.settled or not requests_log.isEnabledFor(logging.INFO):
@@ -479,7 +551,44 @@ class Relay:
             int((row.finished_at - row.started_at) * 1000),
             last.usage.input,
             last.usage.output,
+            extra=about(LogEvent.REQUEST_COMPLETED, **self._figures()),
         )
+
+    def _figures(self) -> dict[str, Any]:
+        """Of a settled request, with the time that each of its stages took."""
+        row, last, first = self.entry.row, self.entry.attempts[-1], self.entry.attempts[0]
+        return {
+            "request_id": row.request_id,
+            "key": row.key,
+            "cost_centre": row.cost_centre,
+            "model": row.model,
+            "provider": last.provider,
+            "upstream_model": last.upstream_model,
+            "status": row.status,
+            "stop_reason": row.stop_reason,
+            "streamed": row.streamed,
+            "attempts": last.number,
+            "messages": len(self._question.request.messages),
+            "duration_ms": milliseconds(row.finished_at - row.started_at),
+            "intake_ms": milliseconds(self._intake_seconds),
+            "failed_attempts_ms": milliseconds(last.started_at - first.started_at),
+            "last_attempt_ms": milliseconds(last.finished_at - last.started_at),
+            "first_byte_ms": row.first_byte_ms,
+            "input": last.usage.input,
+            "cache_read": last.usage.cache_read,
+            "cache_write": last.usage.cache_write_5m + last.usage.cache_write_1h,
+            "output": last.usage.output,
+            "thinking": last.usage.thinking,
+        }
+
+
+def is_the_providers(error: ProxyError) -> bool:
+    """Its fault, and neither the request's nor this gateway's."""
+    return isinstance(error, UpstreamError) and error.elsewhere
+
+
+def milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 2)
 
 
 _told_of: set[tuple[int, str]] = set()

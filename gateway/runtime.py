@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -14,7 +15,10 @@ from accounting.booking import Booker, Keeper
 from accounting.ledger import Ledger
 from accounting.prices import PriceList
 from accounting.spool import Spool, SpoolFull
-from gateway.configuration import Configuration
+from gateway.configuration import Configuration, Listener
+from gateway.metrics import Metrics, Now, Publisher
+from gateway.running import Overview
+from gateway.watch import Watch
 from providers.messages import Limits
 from providers.rate_headers import Rests
 from providers.upstream import Upstreams
@@ -40,12 +44,16 @@ class Runtime:
                 sync_every_line=settings.SPOOL_SYNC_EVERY_ROW,
             )
         )
+        self.overview = Overview(lambda: self.ledger)
         self.keeper = Keeper(
             self.ledger,
             sync_seconds=settings.SPOOL_SYNC_SECONDS,
             progress_seconds=settings.SPOOL_PROGRESS_SECONDS,
         )
         self.booker = Booker(self.ledger, self._prices, pause=settings.BOOKING_SECONDS)
+        self.metrics = Metrics(self._prices, self._now)
+        self.publisher = Publisher(self.metrics, settings.METRICS_DIR)
+        self.watch = Watch()
         self.upstreams = Upstreams()
         # Who has told us to come back later.
         self.rests = Rests()
@@ -62,9 +70,12 @@ class Runtime:
     def start(self) -> None:
         """Threads only: whatever belongs to an event loop is made by the first request in it."""
         self.configuration.start()
+        Listener(self.configuration, self.overview).start()
         self.configuration.wait_for_first_look(seconds=10)
         self.keeper.start()
         self.booker.start()
+        self.publisher.take_place()
+        self.publisher.start()
 
     def stop(self) -> None:
         """What could be booked is; the rest stays in the spool for the next process. Once is enough."""
@@ -75,10 +86,28 @@ class Runtime:
         self.configuration.stop()
         self.keeper.stop()
         self.booker.stop()
+        self.publisher.stop()
         self.ledger.close()
 
     def _prices(self) -> PriceList:
         return self.configuration.current.books.prices
+
+    def _now(self) -> Now:
+        configuration, names = self.configuration, {}
+        if configuration.is_loaded:
+            names = {endpoint.id: endpoint.name for endpoint in configuration.current.routing.endpoints}
+        return Now(
+            processes=1,
+            running=self.ledger.running,
+            spool_backlog=self.ledger.spool.backlog,
+            waiting=self.ledger.unwritten,
+            version=configuration.current.version if configuration.is_loaded else 0,
+            resting=[
+                (names[provider_id], model, state.rests_until)
+                for (provider_id, model), state in self.rests.told()
+                if provider_id in names and state.rests_until > time.time()
+            ],
+        )
 
     def troubles(self) -> list[str]:
         """Why this process should get no requests now; empty when it may."""
@@ -120,6 +149,11 @@ def running() -> Runtime:
                 runtime.start()
                 atexit.register(runtime.stop)
                 _running = runtime
+    return _running
+
+
+def current() -> Runtime | None:
+    """The same where it runs already: a page that may do without it starts none."""
     return _running
 
 

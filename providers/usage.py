@@ -35,6 +35,11 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     thinking: int = 0
     web_searches: int = 0
 
+    @property
+    def read(self) -> int:
+        """All that went in, cached or not."""
+        return self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.input + other.input,

@@ -15,7 +15,10 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from accounting.models import ApiKey, UsageAttempt, UsageRecord
+from ccproxy_site.logs import JsonLines
 from gateway.tests.conftest import OWNER_TOKEN, Gateway, endpoint, gateway, question
+from gateway.tests.test_metrics import figures_of, text_of
+from gateway.tests.test_operator import OPERATOR_TOKEN, in_database, install
 from gateway.tests.test_relay import route_to
 from providers.dialects import DIALECTS
 from providers.models import ModelRoute, Provider, RouteTarget
@@ -61,9 +64,23 @@ async def test_what_an_upstream_gives_away_goes_no_further(
         assert CANARY not in told
         assert CANARY not in caplog.text
         assert OWNER_TOKEN not in told + caplog.text
+    lines = "".join(map(JsonLines().format, caplog.records))
+    counted = text_of(figures_of(gateway.runtime.metrics))
+    assert CANARY not in lines + counted
+    assert OWNER_TOKEN not in lines + counted
     spool = b"".join(gateway.runtime.ledger.spool.unread()[0])
     assert CANARY.encode() not in spool
     assert OWNER_TOKEN.encode() not in spool
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/v1/metrics", "/providers", "/health"])
+async def test_what_operators_read_holds_no_secret(gateway: Gateway, transactional_db: None, path: str) -> None:
+    secrets = await in_database(planted)
+    install(gateway, endpoint(1, "openai", "https://api.example.com/v1", name="planted", credential=CANARY))
+    reply = await gateway.ask(b"", method="GET", path=path, token=OPERATOR_TOKEN)
+    told = reply.body.decode() + str(reply.headers)
+    assert reply.status == 200
+    assert not [secret for secret in [*secrets, OPERATOR_TOKEN, OWNER_TOKEN] if secret in told]
 
 
 def planted() -> list[str]:
