@@ -6,12 +6,13 @@ Days are days of the books' time zone (BOOKS_TIME_ZONE).
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 import msgspec
-from django.db.models import QuerySet, Sum
+from django.db import OperationalError
+from django.db.models import F, QuerySet, Sum
 from django.utils import timezone
 
 from accounting.models import COST_DIGITS, DaySum, Status
@@ -113,41 +114,60 @@ def lines(period: Period, **chosen: Any) -> QuerySet[DaySum]:
 
 
 def total(period: Period, **chosen: Any) -> Figures:
-    return _figures(_summed(lines(period, **chosen), ())).get((), Figures())
+    return by_all((), period, **chosen).get((), Figures())
 
 
 def by(dimension: str, period: Period, **chosen: Any) -> Lines:
     """Figures by the values of one dimension, or of any other field of DaySum."""
-    found = _figures(_summed(lines(period, **chosen), (dimension,)))
-    return {values[0]: figures for values, figures in found.items()}
+    return {values[0]: figures for values, figures in by_all((dimension,), period, **chosen).items()}
 
 
 def by_all(dimensions: tuple[str, ...], period: Period, **chosen: Any) -> Lines:
     """The same by several at once; the keys are tuples."""
-    return _figures(_summed(lines(period, **chosen), dimensions))
+    groups = tuple(dict.fromkeys((*dimensions, "currency", "status")))
+    places = [groups.index(name) for name in dimensions]
+    currency, status = groups.index("currency"), groups.index("status")
+    tallies: dict[tuple[Any, ...], _Tally] = {}
+    for row in _summed(lines(period, **chosen), groups):
+        values = tuple([row[place] for place in places])
+        tally = tallies.get(values) or tallies.setdefault(values, _Tally())
+        tally.add(row[currency], row[status], row[len(groups) :])
+    return {values: tally.figures() for values, tally in tallies.items()}
 
 
-def _summed(rows: QuerySet[DaySum], dimensions: tuple[str, ...]) -> Iterable[dict[str, Any]]:
-    groups = dict.fromkeys((*dimensions, "currency", "status"))
-    sums = {f"sum_{name}": Sum(name) for name in (*COUNTS, *MONEY)}
-    for row in rows.values(*groups).annotate(**sums):
-        yield {**row, "dimensions": tuple(row[name] for name in dimensions)}
+def _summed(rows: QuerySet[DaySum], groups: tuple[str, ...]) -> Sequence[tuple[Any, ...]]:
+    """The groups, then what COUNTS and MONEY come to."""
+    grouped = rows.values_list(*groups)
+    try:
+        return list(grouped.annotate(**{f"sum_{name}": Sum(name) for name in (*COUNTS, *MONEY)}))
+    except OperationalError as error:
+        if "integer overflow" not in str(error):
+            raise
+    # SQLite adds in 64 bits, which is nine million of a currency: here the lines are left for us to add up.
+    return list(grouped.annotate(**{f"sum_{name}": F(name) for name in (*COUNTS, *MONEY)}))
 
 
-def _figures(rows: Iterable[dict[str, Any]]) -> Lines:
-    counts: dict[Any, dict[str, Any]] = {}
-    for row in rows:
-        sums = counts.setdefault(
-            row["dimensions"], {**dict.fromkeys((*COUNTS, "failed"), 0), "cost": {}, "attempts_cost": {}}
-        )
-        for name in COUNTS:
-            sums[name] += int(row[f"sum_{name}"])
-        if row["status"] not in GOOD:
-            sums["failed"] += int(row["sum_requests"])
-        for name in MONEY:
-            if row["currency"]:
-                sums[name][row["currency"]] = sums[name].get(row["currency"], Decimal(0)) + money(row[f"sum_{name}"])
-    return {dimensions: Figures(**sums) for dimensions, sums in counts.items()}
+class _Tally:
+    """Figures that are still being added up."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * len(COUNTS)
+        self._failed = 0
+        self._money: list[dict[str, int]] = [{} for _ in MONEY]
+
+    def add(self, currency: str, status: str, sums: Sequence[int]) -> None:
+        # PostgreSQL's sums of integers are decimals.
+        self._counts = [before + int(more) for before, more in zip(self._counts, sums, strict=False)]
+        if status not in GOOD:
+            self._failed += int(sums[COUNTS.index("requests")])
+        if currency:
+            for amounts, more in zip(self._money, sums[len(COUNTS) :], strict=True):
+                amounts[currency] = amounts.get(currency, 0) + int(more)
+
+    def figures(self) -> Figures:
+        cost, attempts_cost = ({name: money(units) for name, units in each.items()} for each in self._money)
+        counts = dict(zip(COUNTS, self._counts, strict=True))
+        return Figures(**counts, failed=self._failed, cost=cost, attempts_cost=attempts_cost)
 
 
 def money(units: int) -> Decimal:

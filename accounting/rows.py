@@ -23,18 +23,16 @@ MOST_MILLISECONDS = 2**31 - 1
 Values = dict[str, Any]
 
 
-def insert(model: type[models.Model], rows: Sequence[Mapping[str, Any]], *, unique: Sequence[str]) -> None:
+def insert(model: type[models.Model], rows: Sequence[Mapping[str, Any]], *, unique: Sequence[str] = ()) -> None:
     """Rows whose `unique` columns stand already are passed over; anything else a row breaks is an error."""
     if not rows:
         return
     quote = connection.ops.quote_name
     names = ", ".join(map(quote, rows[0]))
     marks = ", ".join(["%s"] * len(rows[0]))
-    conflict = ", ".join(map(quote, unique))
-    statement = (
-        f"INSERT INTO {quote(model._meta.db_table)} ({names}) VALUES ({marks})"  # noqa: S608 - names of our own
-        f" ON CONFLICT ({conflict}) DO NOTHING"
-    )
+    statement = f"INSERT INTO {quote(model._meta.db_table)} ({names}) VALUES ({marks})"  # noqa: S608 - names of our own
+    if unique:
+        statement += f" ON CONFLICT ({', '.join(map(quote, unique))}) DO NOTHING"
     with connection.cursor() as cursor:
         cursor.executemany(statement, [tuple(row.values()) for row in rows])
 
@@ -42,7 +40,7 @@ def insert(model: type[models.Model], rows: Sequence[Mapping[str, Any]], *, uniq
 def rows_of(settled: Settled, prices: PriceList) -> tuple[Values, list[Values]]:
     """The row of a request, and one for each of its attempts."""
     row, attempts = settled.row, settled.attempts
-    rates = [prices.at(_moment(row.started_at), each.provider_id, each.upstream_model) for each in attempts]
+    rates = [prices.at(moment_of(row.started_at), each.provider_id, each.upstream_model) for each in attempts]
     calls = [_call(attempt, its_rates) for attempt, its_rates in zip(attempts, rates, strict=True)]
     stored = connection.ops.adapt_datetimefield_value
     record = {
@@ -50,8 +48,8 @@ def rows_of(settled: Settled, prices: PriceList) -> tuple[Values, list[Values]]:
         "corrects": "",
         "client_request_id": row.client_request_id,
         "session_id": row.session_id,
-        "started_at": stored(_moment(row.started_at)),
-        "finished_at": stored(_moment(row.finished_at)),
+        "started_at": stored(moment_of(row.started_at)),
+        "finished_at": stored(moment_of(row.finished_at)),
         "api_key_id": row.key_id,
         "key": row.key,
         "owner": row.owner,
@@ -72,8 +70,8 @@ def rows_of(settled: Settled, prices: PriceList) -> tuple[Values, list[Values]]:
         {
             "record_id": row.request_id,
             "number": attempt.number,
-            "started_at": stored(_moment(attempt.started_at)),
-            "finished_at": stored(_moment(attempt.finished_at)),
+            "started_at": stored(moment_of(attempt.started_at)),
+            "finished_at": stored(moment_of(attempt.finished_at)),
             "upstream_id": attempt.upstream_id,
             "reached": attempt.reached,
             "status": attempt.status,
@@ -113,9 +111,5 @@ def _together(attempts: Sequence[Attempt], calls: Sequence[Values]) -> Decimal |
     return sum((call["cost"] for call in called), Decimal(0))
 
 
-def stored_moment(seconds: float) -> Any:
-    return connection.ops.adapt_datetimefield_value(_moment(seconds))
-
-
-def _moment(seconds: float) -> dt.datetime:
+def moment_of(seconds: float) -> dt.datetime:
     return dt.datetime.fromtimestamp(seconds, dt.UTC)

@@ -1,4 +1,4 @@
-"""Celery: probes now, rollups later. Nothing that matters lives in its broker."""
+"""Celery: probes and the sums of the ledger. Nothing that matters lives in its broker."""
 
 from __future__ import annotations
 

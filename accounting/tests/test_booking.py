@@ -106,6 +106,9 @@ def test_what_the_dead_left_running_is_interrupted_with_its_last_progress(tmp_pa
         def so_far(self) -> tuple[Usage, str, str]:
             return Usage(input=100, output=42), "estimated", "characters"
 
+        def known(self) -> tuple[int, int]:
+            return 0, 0
+
     entry.meter = Halfway()
     dead.leave_progress()
     dead.spool.close(remove=False)

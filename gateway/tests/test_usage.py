@@ -138,6 +138,7 @@ async def test_an_error_comes_with_what_to_do(ledger: None, gateway: Gateway) ->
         (REVOKED_TOKEN, 401, "authentication_error", "was revoked"),
         (EXPIRED_TOKEN, 401, "authentication_error", "has expired"),
     ],
+    ids=["none", "mistyped", "revoked", "expired"],  # tokens differ in each process, names must not
 )
 async def test_a_key_that_does_not_work_is_refused_in_the_form_clients_read(
     gateway: Gateway, token: str | None, status: int, kind: str, sentence: str
