@@ -15,12 +15,13 @@ django_application = get_asgi_application()
 # Models can be imported only now.
 from ccproxy_site.lean import LeanHandler  # noqa: E402
 from gateway import runtime  # noqa: E402
+from gateway.live import live_view  # noqa: E402
 from providers import identity  # noqa: E402
 
 lean = LeanHandler()
 
-OPEN_PAGES = frozenset({"/", "/v1", "/health", "/api/hello"})
-API_PREFIXES = ("/v1/", "/health/", "/api/hello/")
+OPEN_PAGES = frozenset({"/", "/v1", "/health", "/api/hello", "/metrics", "/providers"})
+API_PREFIXES = ("/v1/", "/health/", "/api/hello/", "/metrics/", "/providers/")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -28,6 +29,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 async def application(scope: dict[str, Any], receive: Any, send: Send) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
+    elif scope["type"] == "websocket" and scope["path"] == "/ws/live":
+        await live_view(scope, receive, send)
     elif scope["type"] != "http":
         await send({"type": "websocket.close"})
     elif scope["path"] in OPEN_PAGES or scope["path"].startswith(API_PREFIXES):
@@ -39,8 +42,9 @@ async def application(scope: dict[str, Any], receive: Any, send: Send) -> None:
 def with_request_id(send: Send) -> Send:
     async def sending(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            own = (b"request-id", identity.request_id().encode())
-            message = {**message, "headers": [*message.get("headers", []), own]}
+            # Django writes names with capitals, against ASGI's rule: the server would not see that a length is told.
+            told = [(name.lower(), value) for name, value in message.get("headers", [])]
+            message = {**message, "headers": [*told, (b"request-id", identity.request_id().encode())]}
         await send(message)
 
     return sending

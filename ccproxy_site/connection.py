@@ -23,8 +23,9 @@ from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as TwistedRequest
 
 from ccproxy_site.limits import Stall, Upload, head_too_large, too_large
+from ccproxy_site.viewing import Socket, Viewing, is_upgrade, objection, objection_of_crowd
 from providers import identity
-from providers.errors import BadMessage, MethodNotAllowed, NotFound, ProxyError, TooSlow
+from providers.errors import BadMessage, MethodNotAllowed, ProxyError, TooSlow
 
 if TYPE_CHECKING:
     from ccproxy_site.listener import Listener
@@ -71,22 +72,32 @@ class Request(WebRequest):
             self.channel.refuse(too_large(self.channel.limits.body_bytes))
 
     def process(self) -> None:
-        upgrade = self.requestHeaders.getRawHeaders(b"upgrade")
-        if upgrade and upgrade[0].lower() == b"websocket":
-            # Daphne's way would lead out of every limit below, and nothing here speaks it.
-            self.reply(NotFound("no WebSocket is served here: ask with plain HTTP"))
-            return
         path = origin_path(self.path)
+        if is_upgrade(self):
+            self._view(path)
+            return
         refusal = self.server.take_slot(self, path)
         if refusal is not None:
             self.reply(refusal)
             return
+        scope = self._scope(path)
+        scope["method"] = self.method.decode()
+        self.server.start(self, scope)
+
+    def _view(self, path: str) -> None:
+        """Daphne's way to a WebSocket would lead out of every limit."""
+        refusal = objection(self, path) or objection_of_crowd(self.server)
+        if refusal is not None:
+            self.reply(refusal)
+            return
+        self.server.watch(Viewing(self), {**self._scope(path), "type": "websocket", "scheme": "ws", "subprotocols": []})
+
+    def _scope(self, path: str) -> dict[str, Any]:
         peer, host = self.client, self.host
-        scope = {
+        return {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": self.clientproto[5:].decode(),
-            "method": self.method.decode(),
             "path": path,
             "raw_path": self.path,
             "root_path": "",
@@ -102,7 +113,10 @@ class Request(WebRequest):
             "client": [peer.host, peer.port],
             "server": [host.host, host.port],
         }
-        self.server.start(self, scope)
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_over
 
     async def receive(self) -> Message:
         if not self._body_is_read and not self._is_over:
@@ -368,6 +382,19 @@ class Connection(HTTPChannel):
     def room(self) -> asyncio.Future[None]:
         self._room = self.loop.create_future()
         return self._room
+
+    def become_socket(self, viewing: Viewing, request: Request) -> Socket:
+        """What the transport reads goes there from now on, and the place among the connections is its own."""
+        transport, socket = self.transport, Socket(viewing, self.factory)
+        transport.unregisterProducer()
+        transport.protocol = socket
+        self.factory.replace(self, socket)
+        socket.makeConnection(transport)
+        socket.open(request)
+        if self._dataBuffer:
+            socket.dataReceived(b"".join(self._dataBuffer))
+        transport.resumeProducing()
+        return socket
 
     def look_after(self, now: float) -> None:
         """Once a second: is the client still taking and giving as it should?"""

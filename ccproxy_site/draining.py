@@ -13,6 +13,7 @@ from ccproxy_site.connection import FAREWELL
 from ccproxy_site.listener import Server
 from gateway.runtime import Runtime
 from providers.errors import BrokenOff
+from providers.log_events import LogEvent, about
 
 logger = logging.getLogger("ccproxy.server")
 
@@ -41,9 +42,16 @@ class Drain:
         if self._task is not None:
             self._is_hurried = True
             return
-        logger.info("ending: %d requests may run on for %g s", len(self._server.running), self._seconds)
+        running = len(self._server.running)
+        logger.info(
+            "ending: %d requests may run on for %g s",
+            running,
+            self._seconds,
+            extra=about(LogEvent.ENDING, requests=running),
+        )
         self._runtime.ending = True
         self._server.is_closing = True
+        self._server.send_viewers_away()
         self._task = self._loop.create_task(self._drain(self._nothing_runs))
         # Whoever spreads the load needs a moment to look elsewhere.
         self._loop.call_later(FAREWELL, self._take_nothing_new)
@@ -62,7 +70,10 @@ class Drain:
         await self._wait(self._seconds, is_done)
         self._take_nothing_new()
         if self._server.running:
-            logger.warning("%d requests are broken off", len(self._server.running))
+            running = len(self._server.running)
+            logger.warning(
+                "%d requests are broken off", running, extra=about(LogEvent.REQUESTS_BROKEN_OFF, requests=running)
+            )
             self._runtime.upstreams.break_off(BrokenOff("the gateway is being restarted: try again", retry_after=2))
             self._is_hurried = False
             await self._wait(LAST_EVENTS, self._nothing_runs)

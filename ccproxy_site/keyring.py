@@ -57,7 +57,7 @@ def _made_once(path: Path) -> Path:
     """Two processes may start at the same time: the file appears whole and only once."""
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the ledger and the sessions will lie there too
     lines = "".join(f"{name}={make()}\n" for name, make in MAKERS.items())
     draft = path.with_name(f".{FILE_NAME}.{os.getpid()}")
     descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

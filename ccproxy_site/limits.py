@@ -31,6 +31,7 @@ class Limits:
     connections: int
     connections_per_address: int
     concurrent_requests: int
+    viewers: int
 
     @classmethod
     def from_settings(cls) -> Limits:
@@ -48,6 +49,7 @@ class Limits:
             connections=settings.MAX_CONNECTIONS,
             connections_per_address=settings.MAX_CONNECTIONS_PER_ADDRESS,
             concurrent_requests=settings.MAX_CONCURRENT_REQUESTS,
+            viewers=settings.MAX_LIVE_VIEWERS,
         )
 
 

@@ -20,7 +20,9 @@ from twisted.internet import defer, reactor
 
 from ccproxy_site.connection import Connection, Request
 from ccproxy_site.limits import Limits
+from ccproxy_site.viewing import Socket, Viewing, socket_factory
 from providers.errors import Busy, ProxyError
+from providers.log_events import LogEvent, about
 
 logger = logging.getLogger("ccproxy.server")
 
@@ -36,7 +38,8 @@ class Listener(HTTPFactory):
         super().__init__(of)
         self.limits = of.limits
         self.loop: asyncio.AbstractEventLoop = of.loop
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection | Socket] = set()
+        self.sockets = socket_factory()
         self._from: Counter[str] = Counter()
         self._refused = 0
         self.loop.call_later(LOOK, self._look)
@@ -54,8 +57,14 @@ class Listener(HTTPFactory):
         self.connections.add(connection)
         self._from[connection.getPeer().host] += 1
 
-    def leave(self, connection: Connection) -> None:
+    def replace(self, connection: Connection, socket: Socket) -> None:
         self.connections.remove(connection)
+        self.connections.add(socket)
+        self.server.viewers.add(socket)
+
+    def leave(self, connection: Connection | Socket) -> None:
+        self.connections.remove(connection)
+        self.server.viewers.discard(connection)
         host = connection.getPeer().host
         self._from[host] -= 1
         if not self._from[host]:
@@ -67,7 +76,11 @@ class Listener(HTTPFactory):
         for connection in [*self.connections]:
             connection.look_after(now)
         if self._refused:
-            logger.warning("%d connections were closed at once, there are too many already", self._refused)
+            logger.warning(
+                "%d connections were closed at once, there are too many already",
+                self._refused,
+                extra=about(LogEvent.CONNECTIONS_REFUSED, connections=self._refused),
+            )
             self._refused = 0
 
     def log(self, request: Any) -> None:
@@ -86,6 +99,8 @@ class Server(server.Server):
         self.is_closing = False  # connections are not kept any more
         self.is_refusing = False  # and new requests not taken
         self.running: set[asyncio.Task[None]] = set()
+        self.watching: set[asyncio.Task[None]] = set()  # the live view's tasks, which no end waits for
+        self.viewers: set[Socket] = set()
         self._when_listening = when_listening
         self._port: Any = None
         self._slots_taken = self._shed = 0
@@ -104,7 +119,7 @@ class Server(server.Server):
         self._when_listening()
 
     @property
-    def connections_open(self) -> set[Connection]:
+    def connections_open(self) -> set[Connection | Socket]:
         listener: Listener = self.http_factory
         return listener.connections
 
@@ -142,8 +157,25 @@ class Server(server.Server):
             logger.error("the application failed on a request", exc_info=exception)
         request.application_ended(exception)
 
+    def watch(self, viewing: Viewing, scope: dict[str, Any]) -> None:
+        task = self.loop.create_task(self.application(scope, viewing.receive, viewing.send))
+        self.watching.add(task)
+        task.add_done_callback(partial(self._watched, viewing))
+
+    def _watched(self, viewing: Viewing, task: asyncio.Task[None]) -> None:
+        self.watching.discard(task)
+        if not task.cancelled():
+            if task.exception() is not None:
+                logger.error("the live view failed", exc_info=task.exception())
+            viewing.application_ended()
+
+    def send_viewers_away(self) -> None:
+        for viewer in [*self.viewers]:
+            viewer.go_away()
+
     def kill_all_applications(self) -> defer.Deferred[Any]:
         """At the very end, after the drain."""
-        for task in self.running:
+        tasks = [*self.running, *self.watching]
+        for task in tasks:
             task.cancel()
-        return defer.Deferred.fromFuture(asyncio.gather(*self.running, return_exceptions=True))
+        return defer.Deferred.fromFuture(asyncio.gather(*tasks, return_exceptions=True))

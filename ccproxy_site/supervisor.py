@@ -15,6 +15,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from ccproxy_site.server import BACKLOG
+from providers.log_events import LogEvent, about
 
 logger = logging.getLogger("ccproxy.supervisor")
 
@@ -77,7 +78,12 @@ class Process:
     def lives(self) -> bool:
         """Who was asked to end and has had its time is killed here."""
         if self._popen.poll() is None and time.monotonic() >= self._end_by:
-            logger.error("%s (process %d) has not ended in time and was killed", self.name, self.pid)
+            logger.error(
+                "%s (process %d) has not ended in time and was killed",
+                self.name,
+                self.pid,
+                extra=about(LogEvent.CHILD_KILLED, child=self.name, process=self.pid),
+            )
             self.was_killed = True
             self.kill()
         if self._popen.returncode is None:
@@ -141,7 +147,12 @@ class Child:
     def _pause_after(self, what: str) -> None:
         pause = min(2.0**self._deaths / 2, LONGEST_PAUSE) if self._deaths else 0.0
         self._start_at = time.monotonic() + pause
-        logger.error("%s and is started again in %.0f s", what, pause)
+        logger.error(
+            "%s and is started again in %.0f s",
+            what,
+            pause,
+            extra=about(LogEvent.CHILD_RESTARTED, child=self.name, seconds=pause),
+        )
 
 
 class Slot(Child):
@@ -233,16 +244,22 @@ class Family:
 
     def _replace_everyone(self) -> Iterator[None]:
         """Yields while it waits, so that the family is looked after meanwhile."""
-        logger.info("restart: the web processes are replaced one after the other")
+        logger.info("restart: the web processes are replaced one after the other", extra=about(LogEvent.RESTART_BEGUN))
         for step in (self._rehearse(), *map(self._replace, self._slots)):
             refusal = yield from step
             if refusal:
-                logger.error("the restart was given up and what runs goes on: %s", refusal)
+                logger.error(
+                    "the restart was given up and what runs goes on: %s",
+                    refusal,
+                    extra=about(LogEvent.RESTART_GIVEN_UP, reason=refusal),
+                )
                 return
         for child in self._renewed:
             if child.process is not None:
                 child.process.ask_to_end(GRACE)
-        logger.info("restart: done, the processes before it finish what they are answering")
+        logger.info(
+            "restart: done, the processes before it finish what they are answering", extra=about(LogEvent.RESTART_DONE)
+        )
 
     def _rehearse(self) -> Generator[None, None, str]:
         """Whether a start would succeed now: a web process without a database comes up, but answers nobody."""

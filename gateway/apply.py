@@ -18,6 +18,7 @@ from django.utils import timezone
 from accounting import dates, keys
 from accounting.models import ApiKey, CostCentre, Price
 from gateway.yaml_lines import BadFile, Entry, Mistake, Value, near, read_yaml
+from providers import demo
 from providers.balancing import STRATEGIES
 from providers.models import PASSTHROUGH, CredentialMode, ModelRoute, Provider, RouteTarget
 
@@ -58,6 +59,8 @@ def apply(text: str, environ: Mapping[str, str], *, dry_run: bool = False) -> Re
         applying.file(tree)
         if mistakes:
             raise BadFile(mistakes)
+        if Provider.objects.filter(is_demo=False).exists() and demo.leave():
+            applying.report.changes.append("the demo has left, and its route with it")
         transaction.set_rollback(dry_run)
     if dry_run:
         applying.report.issued.clear()
@@ -253,15 +256,17 @@ class Applying:
             self.mistake(part.line, "model_routes: patterns with their targets are expected")
             return
         for position, (pattern, value) in enumerate(part.data.items()):
-            if not value.unknown:
+            if value.data == []:
+                self.mistake(value.line, f"route {pattern}: a list of targets is expected")
+            elif not value.unknown:
                 whole = value if isinstance(value.data, dict) else Value(value.line, {"targets": value})
                 self.route(pattern, Entry(f"route {pattern}", whole, self.mistakes), position)
 
     def route(self, pattern: str, entry: Entry, position: int) -> None:
-        entry.known_only(("strategy", "targets"))
+        entry.known_only(("strategy", "position", "targets"))
         row = ModelRoute.objects.filter(pattern=pattern).first() or ModelRoute(pattern=pattern)
         strategy = entry.text("strategy") or self.strategy or row.strategy
-        changed = self.differing(row, entry, {"position": position, "strategy": strategy})
+        changed = self.differing(row, entry, {"position": entry.text("position") or position, "strategy": strategy})
         targets = self.targets(entry)
         if changed is None:
             return
@@ -276,7 +281,7 @@ class Applying:
 
     def targets(self, entry: Entry) -> list[RouteTarget]:
         given = entry.fields.get("targets")
-        if given is None or not isinstance(given.data, list) or not given.data:
+        if given is None or not isinstance(given.data, list):
             entry.mistake("targets", "a list of targets is expected")
             return []
         found = [self.target(Entry(entry.label, item, self.mistakes), item) for item in given.data if not item.unknown]
@@ -355,7 +360,7 @@ class Applying:
 
     def price(self, entry: Entry, provider: Provider | None, moment: Any) -> None:
         """With a date: that row. Without: a row from now on, where the figures differ from those valid now."""
-        rows = Price.objects.filter(model=entry.text("model"), provider=provider)
+        rows = Price.objects.filter(model=entry.text("model"), provider=provider, listed=False)
         at = moment or timezone.now()
         rows = rows.filter(valid_from=at) if moment else rows.filter(valid_from__lte=at)
         row = rows.order_by("-valid_from").first()

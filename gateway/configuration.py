@@ -7,14 +7,17 @@ import contextlib
 import logging
 import threading
 import time
+from typing import Any
 
 import msgspec
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import DatabaseError, close_old_connections, connection
 
 from accounting.snapshot import Books, read_books
+from gateway.running import Overview
 from providers import weighing
 from providers.errors import NoProvider
+from providers.log_events import LogEvent, about
 from providers.models import CONFIGURATION_GROUP, ConfigVersion
 from providers.routing import Routing
 from providers.snapshot import read_routing
@@ -23,6 +26,8 @@ logger = logging.getLogger("ccproxy.configuration")
 
 # Seconds before a channel layer that failed is listened to again.
 LAYER_PAUSE = 5.0
+# Seconds between two entries in the layer's groups, which forget their members after a day.
+LAYER_ENTRY = 3600.0
 # Seconds after which a database that has not answered counts as away.
 PATIENCE = 5.0
 
@@ -85,9 +90,6 @@ class Configuration(threading.Thread):
         self._looked.wait(seconds)
 
     def run(self) -> None:
-        layer = get_channel_layer()
-        if layer is not None and not isinstance(layer, InMemoryChannelLayer):
-            Listener(self._wake).start()
         while not self._stop_asked:
             self._looking_since = time.time()
             self._look()
@@ -96,6 +98,9 @@ class Configuration(threading.Thread):
             self._wake.wait(self._poll_seconds)
             self._wake.clear()
         connection.close()
+
+    def look_now(self) -> None:
+        self._wake.set()
 
     def stop(self) -> None:
         self._stop_asked = True
@@ -115,38 +120,63 @@ class Configuration(threading.Thread):
         except DatabaseError as error:
             if self._failing_since is None:
                 self._failing_since = time.time()
-                logger.error("the configuration cannot be compared with the database: %s", str(error).strip())
+                logger.error(
+                    "the configuration cannot be compared with the database: %s",
+                    str(error).strip(),
+                    extra=about(LogEvent.CONFIGURATION_UNREADABLE),
+                )
             connection.close()
             return
         except Exception:
             # A row no code of ours could have written: what is in force stays in force.
-            logger.exception("the configuration in the database cannot be read")
+            logger.exception(
+                "the configuration in the database cannot be read", extra=about(LogEvent.CONFIGURATION_UNREADABLE)
+            )
             self._failing_since = self._failing_since or time.time()
             return
         close_old_connections()
         self._failing_since = None
         if changed:
-            logger.info("configuration %d is in force", self.current.version)
+            version = self.current.version
+            logger.info(
+                "configuration %d is in force", version, extra=about(LogEvent.CONFIGURATION_IN_FORCE, version=version)
+            )
             self._warm_up()
 
 
 class Listener(threading.Thread):
-    """Hears of changes through the channel layer that all processes share; where it fails, only the hurry is lost."""
+    """Hears of changes, and what siblings run, through the channel layer that all processes share.
 
-    def __init__(self, wake: threading.Event) -> None:
+    Where the layer fails, only the hurry is lost, and the siblings' part of the live view.
+    """
+
+    def __init__(self, configuration: Configuration, overview: Overview) -> None:
         super().__init__(name="configuration-listener", daemon=True)
-        self._wake = wake
+        self._configuration = configuration
+        self._overview = overview
 
     def run(self) -> None:
-        asyncio.run(self._listen())
+        layer = get_channel_layer()
+        if layer is not None and not isinstance(layer, InMemoryChannelLayer):
+            asyncio.run(self._listen(layer))
 
-    async def _listen(self) -> None:
+    async def _listen(self, layer: Any) -> None:
         while True:
             with contextlib.suppress(Exception):
-                layer = get_channel_layer()
                 channel = await layer.new_channel()
-                await layer.group_add(CONFIGURATION_GROUP, channel)
                 while True:
-                    await layer.receive(channel)
-                    self._wake.set()
+                    await layer.group_add(CONFIGURATION_GROUP, channel)
+                    await self._overview.join(layer, channel)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LAYER_ENTRY):
+                            await self._hear_all(layer, channel)
+            self._overview.leave()
             await asyncio.sleep(LAYER_PAUSE)
+
+    async def _hear_all(self, layer: Any, channel: str) -> None:
+        while True:
+            message = await layer.receive(channel)
+            if message["type"] == "configuration.changed":
+                self._configuration.look_now()
+            else:
+                await self._overview.hear(message)

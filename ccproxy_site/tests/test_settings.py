@@ -55,10 +55,12 @@ def test_the_example_is_read_without_complaint(tmp_path: Path) -> None:
 
 
 def test_secrets_are_made_once_and_only_for_the_owner(tmp_path: Path) -> None:
-    first = keyring.read_secrets({}, tmp_path, embedded=True)
+    folder = tmp_path / "var"
+    first = keyring.read_secrets({}, folder, embedded=True)
     assert all(first.values())
-    assert first == keyring.read_secrets({}, tmp_path, embedded=True)
-    assert (tmp_path / keyring.FILE_NAME).stat().st_mode & 0o777 == 0o600
+    assert first == keyring.read_secrets({}, folder, embedded=True)
+    assert (folder / keyring.FILE_NAME).stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700, "database and sessions will lie there"
     assert len(set(first.values())) == len(first)
 
 

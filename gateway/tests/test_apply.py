@@ -225,6 +225,15 @@ def test_a_provider_that_logs_in_by_oauth_is_taken_but_disabled() -> None:
     assert any("oauth is not offered" in notice for notice in report.notices)
 
 
+def test_the_demo_leaves_with_the_first_provider_of_a_file() -> None:
+    stand_in = Provider.objects.create(name="stand-in", type="anthropic", base_url="http://127.0.0.1:1", is_demo=True)
+    RouteTarget.objects.create(route=ModelRoute.objects.create(pattern="claude-*"), provider=stand_in)
+    report = run("providers: [{name: real, type: anthropic, base_url: 'https://a.example'}]")
+    assert [provider.name for provider in Provider.objects.all()] == ["real"]
+    assert not ModelRoute.objects.exists()
+    assert "the demo has left, and its route with it" in report.changes
+
+
 def test_a_demo_that_a_file_names_is_no_demo_any_more() -> None:
     Provider.objects.create(name="demo", type="anthropic", base_url="http://127.0.0.1:1", is_demo=True)
     run("providers: [{name: demo, base_url: 'https://a.example'}]")

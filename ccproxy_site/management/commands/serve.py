@@ -23,7 +23,7 @@ from ccproxy_site import keyring
 from ccproxy_site.checks import refusal_of_web_processes
 from ccproxy_site.settings import given_environment
 from ccproxy_site.supervisor import Child, Family, Slot, listeners
-from gateway import first_run
+from gateway import first_run, metrics
 from providers import hot
 
 FIRST_KEY = "first key"
@@ -55,6 +55,7 @@ class Command(BaseCommand):
         url = url_of(host, held[0].getsockname()[1])
         self.prepare_database()
         token = self.tell(self.first_run())
+        metrics.begin_anew(settings.METRICS_DIR)
         family = family_on(held, no_worker=no_worker)
         connections.close_all()
         threading.Thread(target=self.announce, args=(url, token), daemon=True).start()
@@ -69,7 +70,7 @@ class Command(BaseCommand):
 
     def first_run(self) -> dict[str, str]:
         """What only a first run makes and only that run can tell."""
-        for line in first_run.provider_from_environment():
+        for line in (*first_run.provider_from_environment(), *first_run.prices()):
             self.stdout.write(line)
         secrets = {}
         password = first_run.administrator()

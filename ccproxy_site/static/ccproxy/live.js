@@ -161,7 +161,7 @@
 
     function countDown() {
         const seconds = Math.max(Math.ceil((retryAt - Date.now()) / 1000), 0);
-        const hint = failures > 3 ? " If this goes on: the server in front must pass WebSockets on at /ws/live." : "";
+        const hint = failures > 3 ? " If this goes on: the server in front must pass WebSockets on at /ws/live, and CSRF_TRUSTED_ORIGINS must name this address." : "";
         tell(`Connection lost, trying again in ${seconds} s.${hint}`, "cc-warning");
     }
 

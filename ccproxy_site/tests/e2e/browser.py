@@ -93,10 +93,11 @@ class Page:
             document.querySelector('form:has([name=password])').submit()"""
         )
 
-    async def picture(self, path: Path, width: int = WIDTH) -> None:
-        """All of the page, in a window as high as it is."""
+    async def picture(self, path: Path, width: int = WIDTH, most: int | None = None) -> None:
+        """All of the page, in a window as high as it is, or of `most` pixels."""
         await self.resize(HEIGHT, width)
-        await self.resize(await self.run("document.documentElement.scrollHeight"), width)
+        height = await self.run("document.documentElement.scrollHeight")
+        await self.resize(min(height, most or height), width)
         shot = await self.call("Page.captureScreenshot")
         await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))
         await self.resize(HEIGHT)

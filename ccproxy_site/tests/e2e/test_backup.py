@@ -41,6 +41,7 @@ def test_a_backup_of_a_running_installation_restores_to_a_ledger_that_reconciles
             before = [seen for seen in load.seen if seen.whole]
             original.manage("backup", str(backup))
             time.sleep(1)
+        assert "The backup is whole." in original.manage("backup", str(backup), "--check")
         reconcile(original, upstream)
         rows = original.ledger()
         restore(backup, elsewhere)
