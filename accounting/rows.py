@@ -104,9 +104,9 @@ def _price(rates: Rates | None) -> str | None:
 
 
 def _together(attempts: Sequence[Attempt], calls: Sequence[Values]) -> Decimal | None:
-    """None as soon as one attempt's price is unknown, or two currencies meet: a sum with a hole is no sum."""
+    """None as soon as one attempt's price is unknown, or in another currency than the row's: that is no sum."""
     called = [call for attempt, call in zip(attempts, calls, strict=True) if attempt.reached]
-    if any(call["cost"] is None for call in called) or len({call["currency"] for call in called}) > 1:
+    if any(call["cost"] is None or call["currency"] != calls[-1]["currency"] for call in called):
         return None
     return sum((call["cost"] for call in called), Decimal(0))
 

@@ -35,12 +35,14 @@ class Books(msgspec.Struct, frozen=True):
 
 
 def read_books() -> Books:
-    cards: dict[str, KeyCard] = {}
+    present: dict[str, KeyCard] = {}
+    previous: dict[str, KeyCard] = {}
     for key in ApiKey.objects.select_related("cost_centre"):
-        cards[key.digest] = card = card_of(key)
+        present[key.digest] = card = card_of(key)
         if key.previous_digest and key.previous_until:
-            cards[key.previous_digest] = until(card, key.previous_until)
-    return Books(cards, PriceList(rates_of(price) for price in Price.objects.all()))
+            previous[key.previous_digest] = until(card, key.previous_until)
+    # A token that one key had before may have been given to another since: whose it is now has it.
+    return Books({**previous, **present}, PriceList(rates_of(price) for price in Price.objects.all()))
 
 
 def until(card: KeyCard, moment: dt.datetime) -> KeyCard:

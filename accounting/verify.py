@@ -180,7 +180,7 @@ def _faults(row: Row, attempts: Sequence[Row]) -> Iterator[str]:
 
 def _together(attempts: Sequence[Row]) -> Decimal | None:
     reached = [attempt for attempt in attempts if attempt.reached]
-    if any(attempt.cost is None for attempt in reached) or len({attempt.currency for attempt in reached}) > 1:
+    if any(attempt.cost is None or attempt.currency != attempts[-1].currency for attempt in reached):
         return None
     return sum((attempt.cost for attempt in reached), Decimal(0))
 

@@ -8,17 +8,19 @@ from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ccproxy_site.settings")
 
-from django.core.asgi import get_asgi_application
+import django
 
-django_application = get_asgi_application()
+django.setup(set_prefix=False)
 
 # Models can be imported only now.
 from ccproxy_site.lean import LeanHandler  # noqa: E402
+from ccproxy_site.pages import PagesHandler  # noqa: E402
 from gateway import runtime  # noqa: E402
 from gateway.live import live_view  # noqa: E402
 from providers import identity  # noqa: E402
 
 lean = LeanHandler()
+pages = PagesHandler()
 
 OPEN_PAGES = frozenset({"/", "/v1", "/health", "/api/hello", "/metrics", "/providers"})
 API_PREFIXES = ("/v1/", "/health/", "/api/hello/", "/metrics/", "/providers/")
@@ -36,7 +38,7 @@ async def application(scope: dict[str, Any], receive: Any, send: Send) -> None:
     elif scope["path"] in OPEN_PAGES or scope["path"].startswith(API_PREFIXES):
         await lean(scope, receive, send)
     else:
-        await django_application(scope, receive, with_request_id(send))  # type: ignore[arg-type]
+        await pages(scope, receive, with_request_id(send))  # type: ignore[arg-type]
 
 
 def with_request_id(send: Send) -> Send:

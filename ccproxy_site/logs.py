@@ -30,6 +30,10 @@ class TextLines(logging.Formatter):
             record.message = record.message.translate(UNSEEN)
         return super().formatMessage(record)
 
+    def formatException(self, ei: Any) -> str:
+        """Set in, so that none of its lines, which quote what others sent, passes for one of the log."""
+        return "\n".join("  " + line.translate(UNSEEN) for line in super().formatException(ei).split("\n"))
+
 
 class JsonLines(logging.Formatter):
     """One object per line, in ASCII: no character that anybody chose ends it."""

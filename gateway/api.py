@@ -104,9 +104,7 @@ async def get_model(request: HttpRequest, name: str) -> Any:
 async def get_usage(request: HttpRequest) -> Any:
     """What the calling key has used this month and today, by day and by model; `summary` fits a status line."""
     caller = authenticate(headers_of(request), runtime.running().configuration.current)
-    reply = json_reply(await usage.reply(caller.key))
-    reply["cache-control"] = "no-store"
-    return reply
+    return kept_nowhere(json_reply(await usage.reply(caller.key)))
 
 
 @serves(pages, ["GET", "HEAD"], "/")
@@ -132,7 +130,7 @@ async def ready(request: HttpRequest) -> Any:
 @serves(pages, ["GET", "HEAD"], "/health")
 async def health(request: HttpRequest) -> Any:
     body, status = await operator.health(runtime.running(), request)
-    return json_reply(body, status)
+    return kept_nowhere(json_reply(body, status))
 
 
 @serves(operators, ["GET", "HEAD"], "/metrics")
@@ -140,26 +138,26 @@ async def metrics(request: HttpRequest) -> Any:
     running = runtime.running()
     if not settings.METRICS_OPEN:
         await operator.admit(request, running)
-    return HttpResponse(figures.prometheus(await operator.standing(running)), content_type=figures.CONTENT_TYPE)
+    text = await operator.standing(running, figures.prometheus)
+    return kept_nowhere(HttpResponse(text, content_type=figures.CONTENT_TYPE))
 
 
 @serves(operators, ["GET"], "/v1/metrics")
 async def metrics_as_json(request: HttpRequest) -> Any:
     running = runtime.running()
     await operator.admit(request, running)
-    return json_reply(figures.as_json(await operator.standing(running)))
+    return kept_nowhere(json_reply(await operator.standing(running, figures.as_json)))
 
 
 @serves(operators, ["GET"], "/providers")
 async def list_providers(request: HttpRequest) -> Any:
     running = runtime.running()
-    return json_reply(await operator.providers(running, await operator.admit(request, running)))
+    return kept_nowhere(json_reply(await operator.providers(running, await operator.admit(request, running))))
 
 
 @serves(operators, ["POST"], "/providers/reload")
 async def reload_providers(request: HttpRequest) -> Any:
-    running = runtime.running()
-    return json_reply(await operator.reload(running, await operator.admit(request, running)))
+    return json_reply(await operator.reload(await operator.admit(request, runtime.running())))
 
 
 def ask(request: HttpRequest, *, counting: bool = False) -> Question:
@@ -225,6 +223,12 @@ def mark(response: Response, relay: Relay) -> Response:
 
 def json_reply(body: Any, status: int = 200) -> HttpResponse:
     return HttpResponse(msgspec.json.encode(body), content_type="application/json", status=status)
+
+
+def kept_nowhere(response: HttpResponse) -> HttpResponse:
+    """Other keys and sessions get other figures at the same address: no cache on the way may serve them."""
+    response["cache-control"] = "no-store"
+    return response
 
 
 # Of an upstream's error these headers go on: the client's retries obey them.

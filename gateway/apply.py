@@ -305,7 +305,8 @@ class Applying:
     def read_keys(self, part: Value) -> None:
         for entry in self.once(self.entries(part, "key", "name")):
             entry.known_only(KEY_NAMES)
-            row = ApiKey.objects.filter(name=entry.text("name")).first()
+            # Locked: who rotates or revokes it meanwhile must not be undone.
+            row = ApiKey.objects.select_for_update().filter(name=entry.text("name")).first()
             self.key(entry, row or ApiKey(name=entry.text("name")))
 
     def key(self, entry: Entry, row: ApiKey) -> None:
@@ -313,8 +314,10 @@ class Applying:
         token = entry.text("token")
         if token and not keys.is_well_formed(token):
             entry.mistake("token", f"token: no issued key looks like this; one begins with {keys.MARK}")
-        elif token:
+        elif token and keys.digest(token) != row.digest:
+            # As take_token does it: no token from before opens the key any longer.
             values |= {"prefix": keys.prefix(token), "digest": keys.digest(token)}
+            row.previous_digest = row.previous_until = None
         elif row._state.adding and not entry.is_unknown("token"):
             token = keys.mint()
             row.take_token(token)

@@ -6,6 +6,7 @@ Two doors lead to it: a key of one's own, or an account that keys name as their 
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,10 @@ from gateway import runtime, throttle, usage
 from gateway.catalogue import usable_models
 from gateway.configuration import Snapshot, read_snapshot
 from gateway.usage import KeyUsage
+from providers import log_events
 from providers.routing import plain_model
+
+logger = logging.getLogger("ccproxy.login")
 
 PAGE = "/me"
 DOOR = "key"
@@ -117,6 +121,8 @@ def open_with_key(request: HttpRequest) -> HttpResponse:
         return refusal
     key = key_of(token)
     if key is None:
+        failed = log_events.about(log_events.LogEvent.LOGIN_FAILED, address=address)
+        logger.warning("login_failed address=%s", address, extra=failed)
         return doors(request, WRONG, status=403)
     throttle.succeeded(DOOR, address, name)
     if key.state() in ENDED:

@@ -348,7 +348,6 @@ class Place:
     def __init__(self, directory: Path, number: int, descriptor: int) -> None:
         self.figures = directory / f"{number}{FIGURES}"
         self._descriptor = descriptor
-        self._writing = threading.Lock()
 
     @classmethod
     def take(cls, directory: Path) -> Place:
@@ -363,9 +362,8 @@ class Place:
     def write(self, payload: bytes) -> None:
         """Whole or not at all, also for a reader and for a process that is killed here. Raises OSError."""
         draft = self.figures.with_suffix(".draft")
-        with self._writing:
-            draft.write_bytes(payload)
-            draft.rename(self.figures)
+        draft.write_bytes(payload)
+        draft.rename(self.figures)
 
     def release(self) -> None:
         os.close(self._descriptor)
@@ -428,6 +426,7 @@ class Publisher(threading.Thread):
         self._directory = directory
         self._place: Place | None = None
         self._stop_asked = threading.Event()
+        self._publishing = threading.Lock()
         self._write_at = 0.0
         self._changes = -1
         self._is_failing = False
@@ -443,7 +442,7 @@ class Publisher(threading.Thread):
     def run(self) -> None:
         while not self._stop_asked.wait(PAUSE):
             try:
-                self._publish(self._metrics.encoded())
+                self._publish()
             except Exception:
                 logger.exception("counting failed in a way nobody thought of; it is tried again")
 
@@ -451,22 +450,27 @@ class Publisher(threading.Thread):
         self._stop_asked.set()
         if self.is_alive():
             self.join(timeout=10)
-        self._publish(self._metrics.encoded(), at_once=True)
+        self._publish(at_once=True)
         if self._place is not None:
             self._place.release()
             self._place = None
 
     def all_figures(self) -> Figures:
         """Of all processes. What is told is written first: nothing that was told once is lost with a process."""
-        payload = self._metrics.encoded()
-        self._publish(payload, at_once=True)
-        whole = decoded(payload)
+        whole = decoded(self._publish(at_once=True))
         for path in sorted(self._directory.glob(f"*{FIGURES}")):
             if self._place is None or path != self._place.figures:
                 whole.add(read(path), lives=lives(path))
         return whole
 
-    def _publish(self, payload: bytes, *, at_once: bool = False) -> None:
+    def _publish(self, *, at_once: bool = False) -> bytes:
+        """One after the other: older figures would else take the place of newer ones that somebody was told."""
+        with self._publishing:
+            payload = self._metrics.encoded()
+            self._write(payload, at_once=at_once)
+            return payload
+
+    def _write(self, payload: bytes, *, at_once: bool) -> None:
         changes, now = self._metrics.changes, time.monotonic()
         if self._place is None or not (at_once or changes != self._changes or now >= self._write_at):
             return

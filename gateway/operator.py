@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from django.middleware.csrf import CsrfViewMiddleware
 from accounting.models import Scope
 from gateway.figures import Standing, of_provider, stamp
 from gateway.intake import authenticate, headers_of
-from gateway.metrics import Figures
+from gateway.metrics import Figures, Totals
 from gateway.runtime import Runtime
 from gateway.watch import Seen, in_thread
 from providers.errors import GatewayError, KeyRefused, NotAllowed, ProxyError
@@ -29,6 +30,9 @@ from providers.routing import Endpoint
 LONGEST_LAG = 15 * 60.0
 
 T = TypeVar("T")
+
+# A database that hangs holds these, and no thread of the event loop's own: those look up the names of providers.
+_readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="operators")
 
 
 class Operator(msgspec.Struct, frozen=True):
@@ -73,14 +77,15 @@ def refuses_form(request: HttpRequest) -> bool:
 
 async def from_database(work: Callable[[], T]) -> T:
     try:
-        return await asyncio.to_thread(in_thread, work)
+        return await asyncio.get_running_loop().run_in_executor(_readers, in_thread, work)
     except DatabaseError as error:
         raise GatewayError("the database does not answer: try again in a moment", retry_after=5) from error
 
 
-async def standing(runtime: Runtime) -> Standing:
-    figures = await asyncio.to_thread(runtime.publisher.all_figures)
-    return Standing(figures, await runtime.watch.seen(), endpoints_of(runtime))
+async def standing(runtime: Runtime, written_out: Callable[[Standing], T]) -> T:
+    """In one form or another; in a thread, since those of many routes take their time."""
+    seen, endpoints = await runtime.watch.seen(), endpoints_of(runtime)
+    return await asyncio.to_thread(lambda: written_out(Standing(runtime.publisher.all_figures(), seen, endpoints)))
 
 
 def endpoints_of(runtime: Runtime) -> list[Endpoint]:
@@ -89,12 +94,15 @@ def endpoints_of(runtime: Runtime) -> list[Endpoint]:
 
 
 async def providers(runtime: Runtime, operator: Operator) -> dict[str, Any]:
-    figures = await asyncio.to_thread(runtime.publisher.all_figures)
     rows = await from_database(lambda: list(described(operator)))
-    now = time.time()
+    return await asyncio.to_thread(lambda: with_figures(rows, runtime.publisher.all_figures(), time.time()))
+
+
+def with_figures(rows: Iterable[Mapping[str, Any]], figures: Figures, now: float) -> dict[str, Any]:
+    hour = figures.last_hour(now)
     return {
         "configuration_version": figures.now.version,
-        "providers": [{**row, **told_by_figures(row["name"], figures, now)} for row in rows],
+        "providers": [{**row, **told_by_figures(row["name"], figures, hour, now)} for row in rows],
     }
 
 
@@ -121,8 +129,8 @@ def described(operator: Operator) -> Iterable[dict[str, Any]]:
         }
 
 
-def told_by_figures(name: str, figures: Figures, now: float) -> dict[str, Any]:
-    hour, answered = of_provider(name, figures.last_hour(now)), figures.answered_at.get(name)
+def told_by_figures(name: str, figures: Figures, last_hour: Totals, now: float) -> dict[str, Any]:
+    hour, answered = of_provider(name, last_hour), figures.answered_at.get(name)
     resting = [(model, until) for provider, model, until in figures.now.resting if provider == name and until > now]
     return {
         "attempts_last_hour": hour["attempts"],
@@ -137,7 +145,7 @@ def told_by_figures(name: str, figures: Figures, now: float) -> dict[str, Any]:
     }
 
 
-async def reload(runtime: Runtime, operator: Operator) -> dict[str, Any]:
+async def reload(operator: Operator) -> dict[str, Any]:
     """Every process reads the configuration anew within a second or two."""
     if not operator.may_reload:
         raise NotAllowed("your account may not change this: it takes the permission to change providers")

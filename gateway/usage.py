@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from accounting import reports, rollups
 from accounting.models import Status, UsageRecord
+from accounting.report_lines import summed
 from accounting.reports import Figures, Period
 from accounting.snapshot import KeyCard
 from gateway.advice import what_to_do
@@ -129,7 +130,7 @@ class KeyUsage(msgspec.Struct, frozen=True):
         for (day, model), of in self.lines.items():
             if period.start <= day < period.end:
                 found.setdefault(part(day, model), []).append(of)
-        return {name: together(several) for name, several in found.items()}
+        return {name: summed(several) for name, several in found.items()}
 
 
 def usage_of(key_id: int, *, with_month_before: bool = False) -> KeyUsage:
@@ -142,20 +143,6 @@ def usage_of(key_id: int, *, with_month_before: bool = False) -> KeyUsage:
         lines=reports.by_all(("day", "model"), period, api_key_id=key_id),
         errors=last_errors(key_id),
     )
-
-
-def together(several: Sequence[Figures]) -> Figures:
-    counts = {name: sum(getattr(of, name) for of in several) for name in ("failed", *reports.COUNTS)}
-    return Figures(
-        **counts,
-        cost=_money([of.cost for of in several]),
-        attempts_cost=_money([of.attempts_cost for of in several]),
-    )
-
-
-def _money(several: Sequence[Mapping[str, Decimal]]) -> dict[str, Decimal]:
-    currencies = {currency for sums in several for currency in sums}
-    return {currency: sum((sums.get(currency, Decimal(0)) for sums in several), Decimal(0)) for currency in currencies}
 
 
 def last_errors(key_id: int) -> list[Trouble]:

@@ -78,21 +78,19 @@ class Watch:
         look = self._look
         if look is None or not look.done():
             return
-        self._look, self._looked_at = None, time.monotonic()
-        try:
-            self._seen = look.result()
-        except DatabaseError:
-            self._seen = Seen()  # the configuration's own look has logged it
-        except Exception:
-            self._seen = Seen()
-            logger.exception("what the database knows of the state of things cannot be read")
+        self._look, self._looked_at, self._seen = None, time.monotonic(), look.result()
 
 
 def look_into(future: Future[Seen]) -> None:
+    """Never an error in the future: asyncio would log each that nobody waits for any more."""
+    seen = Seen()
     try:
-        future.set_result(in_thread(look))
-    except Exception as error:  # noqa: BLE001 - the edge of a thread: whoever waits hears of it
-        future.set_exception(error)
+        seen = in_thread(look)
+    except DatabaseError:
+        pass  # the configuration's own look has logged it
+    except Exception:
+        logger.exception("what the database knows of the state of things cannot be read")
+    future.set_result(seen)
 
 
 def look() -> Seen:

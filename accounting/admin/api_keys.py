@@ -178,7 +178,8 @@ class ApiKeyAdmin(KeptForTheLedger):
             request.issued_token = token  # type: ignore[attr-defined]
         elif obj.state() == "expired" and "expires_at" in form.changed_data:
             messages.warning(request, f"The key {obj} expires in the past: it is refused from now on.")
-        super().save_model(request, obj, form, change)
+        # Only what the form changed: who rotates or revokes the key meanwhile must not be undone.
+        obj.save(update_fields=form.changed_data if change else None)
 
     def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:
         return self.token_page(request, obj, request.issued_token, "Key issued")  # type: ignore[attr-defined]

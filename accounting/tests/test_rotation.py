@@ -17,6 +17,7 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from accounting import keys
+from accounting.admin.api_keys import ApiKeyForm
 from accounting.models import ApiKey
 from accounting.snapshot import KeyCard, read_books
 from providers.models import ConfigVersion
@@ -102,6 +103,39 @@ def test_a_token_given_from_outside_leaves_none_before_it() -> None:
     assert opens(given)
     assert card(old) is None
     assert card(new) is None
+
+
+@pytest.mark.parametrize("name", ["adam", "zoe"])
+def test_a_token_that_another_key_has_by_now_opens_that_one(name: str) -> None:
+    alice, old = ApiKey.issue("alice")
+    alice.rotate(HOUR)
+    other, _ = ApiKey.issue(name)
+    other.take_token(old)
+    other.save()
+    found = card(old)
+    assert found is not None
+    assert (found.id, found.expires_at) == (other.pk, None)
+
+
+@pytest.mark.parametrize("ending", ["rotated", "revoked"])
+def test_a_key_that_is_edited_meanwhile_stays_rotated_or_revoked(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    key, token = ApiKey.issue("alice")
+    judge_name = ApiKeyForm.clean_name
+
+    def while_the_form_is_judged(form: ApiKeyForm) -> str:
+        if ending == "rotated":
+            ApiKey.objects.get().rotate(dt.timedelta())
+        else:
+            ApiKey.objects.update(revoked_at=timezone.now())
+        return judge_name(form)
+
+    monkeypatch.setattr(ApiKeyForm, "clean_name", while_the_form_is_judged)
+    address = reverse("admin:accounting_apikey_change", args=[key.pk])
+    admin_client.post(address, {"name": "alice", "owner": "Alice", "scopes": ["messages"]})
+    assert ApiKey.objects.get().owner == "Alice"
+    assert not opens(token)
 
 
 def test_keys_without_a_token_before_are_many_and_do_not_collide() -> None:

@@ -79,6 +79,16 @@ def test_a_price_that_was_changed_since_does_not_matter(victim: str) -> None:
     assert verify().sound
 
 
+@pytest.mark.parametrize("last_model", ["mistral-large", "a model without a price"])
+def test_an_amount_never_stands_under_the_currency_of_an_attempt_that_was_never_made(last_model: str) -> None:
+    """A first attempt was billed in dollars; the last one, priced in euros or not at all, reached nobody."""
+    settled = request(usage=Usage(), status=FAILED, failed_before=Usage(input=10), upstream_model=last_model)
+    settled.attempts[-1].reached = False
+    booked(settled)
+    assert UsageRecord.objects.get().attempts_cost is None
+    assert verify().sound
+
+
 def twice(request_id: str) -> None:
     """A table without the constraint that forbids it."""
     table, kept = UsageRecord._meta.db_table, "a_table_with_constraints"

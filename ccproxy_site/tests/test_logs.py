@@ -89,7 +89,11 @@ def test_a_traceback_stays_with_its_line() -> None:
     except ValueError:
         made = record("it failed", exc_info=sys.exc_info())
     assert "Traceback" in read(made)["exception"]
-    assert "it failed\nTraceback" in TextLines().format(made)
+    first, *others = TextLines().format(made).splitlines()
+    assert first.endswith("it failed")
+    assert others[0] == "  Traceback (most recent call last):"
+    assert {line[:2] for line in others} == {"  "}, "none of them looks like a line of its own"
+    assert all(line.isprintable() for line in others)
 
 
 def test_every_event_is_told_somewhere() -> None:

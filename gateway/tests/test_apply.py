@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from accounting import keys
 from accounting.models import ApiKey, CostCentre, Price
+from accounting.snapshot import read_books
 from gateway.apply import Report, apply
 from gateway.yaml_lines import BadFile
 from providers.models import ConfigVersion, ModelRoute, Provider, RouteTarget
@@ -238,6 +240,31 @@ def test_a_demo_that_a_file_names_is_no_demo_any_more() -> None:
     Provider.objects.create(name="demo", type="anthropic", base_url="http://127.0.0.1:1", is_demo=True)
     run("providers: [{name: demo, base_url: 'https://a.example'}]")
     assert not Provider.objects.get().is_demo
+
+
+def test_a_token_from_the_file_ends_those_before_it() -> None:
+    key, _ = ApiKey.issue("bob")
+    key.rotate(dt.timedelta(days=7))
+    run("keys: [{name: bob, token: '${TOKEN}'}]")
+    key.refresh_from_db()
+    assert (key.previous_digest, key.previous_until) == (None, None)
+
+
+def test_the_token_that_a_key_had_before_can_be_given_back_for_good() -> None:
+    run("keys: [{name: bob, token: '${TOKEN}'}]")
+    ApiKey.objects.get().rotate(dt.timedelta(days=7))
+    run("keys: [{name: bob, token: '${TOKEN}'}]")
+    [card] = read_books().keys.values()
+    assert card.expires_at is None
+
+
+def test_the_present_token_in_a_file_leaves_the_one_before_its_time() -> None:
+    run("keys: [{name: bob, token: '${TOKEN}'}]")
+    key = ApiKey.objects.get()
+    key.previous_digest, key.previous_until = "before", timezone.now() + dt.timedelta(days=7)
+    key.save()
+    run("keys: [{name: bob, owner: Bob, token: '${TOKEN}'}]")
+    assert ApiKey.objects.get().previous_digest == "before"
 
 
 def test_a_revoked_key_stays_revoked() -> None:

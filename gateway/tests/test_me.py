@@ -223,6 +223,14 @@ def test_guessing_waits_also_with_the_right_key(client: Client) -> None:
     assert elsewhere.post("/me/key", {"token": token}).status_code == 302
 
 
+def test_a_wrong_key_is_told_in_the_log_without_the_key(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    token = keys.mint()
+    client.post("/me/key", {"token": token}, REMOTE_ADDR="192.0.2.7")
+    [line] = [line for line in caplog.records if line.name == "ccproxy.login"]
+    assert line.getMessage() == "login_failed address=192.0.2.7"
+    assert keys.prefix(token) not in repr(line.__dict__)
+
+
 def test_right_keys_are_not_counted(client: Client) -> None:
     _, token = issued("alice")
     for _ in range(throttle.ATTEMPTS_FROM_ADDRESS + 5):

@@ -324,6 +324,29 @@ def test_a_figure_that_was_told_is_not_lost_with_a_killed_process(tmp_path: Path
     at_ours.stop()
 
 
+def test_older_figures_never_take_the_place_of_those_that_were_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second's write has its figures in hand when somebody asks: siblings would tell less than was told before."""
+    held, publisher = published(tmp_path)
+    honest, asking = held.encoded, list[threading.Thread]()
+
+    def encoded() -> bytes:
+        payload = honest()
+        if not asking:
+            settle(held)
+            asking.append(threading.Thread(target=publisher.all_figures))
+            asking[0].start()
+            asking[0].join(timeout=0.3)
+        return payload
+
+    monkeypatch.setattr(held, "encoded", encoded)
+    publisher.all_figures()
+    asking[0].join()
+    assert requests(metrics.read(tmp_path / "1.figures")) == 1
+    publisher.stop()
+
+
 def test_a_start_begins_anew_but_leaves_the_living(tmp_path: Path) -> None:
     first, at_first = published(tmp_path)
     second, at_second = published(tmp_path)

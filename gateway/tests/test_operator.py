@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -21,9 +22,9 @@ from accounting import keys
 from accounting.models import DirtyQuarter
 from accounting.prices import PriceList
 from accounting.snapshot import Books
-from gateway import operator, watch
+from gateway import figures, operator, watch
 from gateway.configuration import Snapshot
-from gateway.metrics import Figures, Publisher
+from gateway.metrics import Publisher
 from gateway.tests.conftest import (
     CARDS,
     EXPIRED_TOKEN,
@@ -37,6 +38,7 @@ from gateway.tests.conftest import (
     question,
 )
 from gateway.tests.test_relay import route_to
+from providers.errors import KeyRefused
 from providers.models import ConfigVersion, ModelList, ModelRoute, Provider, ProviderHealth, RouteTarget
 from providers.routing import Endpoint, KnownModel, Routing
 
@@ -358,21 +360,79 @@ async def test_one_look_serves_whoever_asks_within_seconds(gateway: Gateway, mon
     assert looks == [1]
 
 
-async def test_figures_are_read_off_the_event_loop(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_figures_are_read_and_written_out_off_the_event_loop(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of many routes take tenths of a second, and answers stream meanwhile."""
     install(gateway)
     monkeypatch.setattr(watch, "look", watch.Seen)
-    honest = gateway.runtime.publisher.all_figures
     threads: list[str] = []
 
-    def all_figures() -> Figures:
-        threads.append(threading.current_thread().name)
-        return honest()
+    def noted(honest: Callable[..., T]) -> Callable[..., T]:
+        def work(*arguments: Any) -> T:
+            threads.append(threading.current_thread().name)
+            return honest(*arguments)
 
-    monkeypatch.setattr(gateway.runtime.publisher, "all_figures", all_figures)
-    for path in ("/metrics", "/v1/metrics"):
+        return work
+
+    monkeypatch.setattr(gateway.runtime.publisher, "all_figures", noted(gateway.runtime.publisher.all_figures))
+    monkeypatch.setattr(figures, "prometheus", noted(figures.prometheus))
+    monkeypatch.setattr(figures, "as_json", noted(figures.as_json))
+    monkeypatch.setattr(operator, "described", lambda _: [{"name": "p"}])
+    monkeypatch.setattr(operator, "told_by_figures", noted(operator.told_by_figures))
+    for path in READING:
         assert (await read(gateway, path)).status == 200
-    assert len(threads) == 2
+    assert len(threads) == 6
     assert threading.current_thread().name not in threads
+
+
+async def test_a_database_that_hangs_holds_no_thread_of_the_event_loop(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Providers' names are looked up in those, and anybody can send a cookie."""
+    install(gateway)
+    let_go = threading.Event()
+
+    def hang(_: object) -> operator.Operator:
+        let_go.wait(20)
+        raise KeyRefused("no such session")
+
+    monkeypatch.setattr(watch, "look", watch.Seen)
+    monkeypatch.setattr(operator, "by_session", hang)
+    session = {"cookie": f"{settings.SESSION_COOKIE_NAME}=x"}
+    asking = [asyncio.ensure_future(read(gateway, "/health", None, headers=session)) for _ in range(50)]
+    await asyncio.sleep(0.2)
+    try:
+        looked_up = asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
+        assert await asyncio.wait_for(looked_up, timeout=5)
+    finally:
+        let_go.set()
+    assert {reply.status for reply in await asyncio.gather(*asking)} == {200}
+
+
+@pytest.mark.parametrize("error", [DatabaseError("away"), ValueError("a bug")])
+async def test_a_look_that_fails_is_told_by_the_watch_alone(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def fail() -> watch.Seen:
+        raise error
+
+    install(gateway)
+    monkeypatch.setattr(watch, "look", fail)
+    assert (await read(gateway, "/health", None)).json()["rollup_lag_seconds"] is None
+    gc.collect()
+    await asyncio.sleep(0)
+    assert "asyncio" not in {line.name for line in caplog.records}
+    assert [line.name for line in caplog.records].count("ccproxy.watch") == isinstance(error, ValueError)
+
+
+@pytest.mark.parametrize("path", [*READING, "/health"])
+async def test_no_cache_on_the_way_keeps_what_operators_see(
+    gateway: Gateway, transactional_db: None, path: str
+) -> None:
+    """A cookie or x-api-key does not stop one that is shared, as `authorization` would."""
+    install(gateway)
+    assert (await read(gateway, path)).headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize("path", READING)
