@@ -73,11 +73,10 @@ def said(*abouts: str) -> list[str]:
 
 def test_a_gateway_that_is_well_is_called_well(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hot, "state", lambda: "in use")
+    assert [finding for finding in doctor.examine() if finding.level != "ok"] == []
     out = io.StringIO()
     call_command("doctor", stdout=out)
-    lines = out.getvalue().splitlines()
-    assert len(lines) > 15
-    assert all(line.startswith("ok ") for line in lines), out.getvalue()
+    assert len(out.getvalue().splitlines()) > 15
     assert CANARY not in out.getvalue()
 
 

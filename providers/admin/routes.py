@@ -32,7 +32,9 @@ class TargetInline(TabularInline):
 @admin.register(ModelRoute)
 class ModelRouteAdmin(PreviewsChanges):
     form = RouteForm
-    list_display = ("pattern", "strategy", "served_by", "takes")
+    # The theme would add the field that is dragged to both at the first look at the list; the checks run before.
+    list_display = ("pattern", "strategy", "served_by", "takes", "position")
+    list_editable = ("position",)
     list_filter = ("strategy", "targets__provider")
     search_fields = ("pattern", "targets__provider__name", "targets__upstream_model")
     # Dragging numbers the rows of one page.
