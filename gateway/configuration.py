@@ -18,7 +18,7 @@ from gateway.running import Overview
 from providers import weighing
 from providers.errors import NoProvider
 from providers.log_events import LogEvent, about
-from providers.models import CONFIGURATION_GROUP, ConfigVersion
+from providers.models import CONFIGURATION_GROUP, ConfigVersion, configuration_changed
 from providers.routing import Routing
 from providers.snapshot import read_routing
 
@@ -90,6 +90,7 @@ class Configuration(threading.Thread):
         self._looked.wait(seconds)
 
     def run(self) -> None:
+        configuration_changed.connect(self.look_now)
         while not self._stop_asked:
             self._looking_since = time.time()
             self._look()
@@ -99,10 +100,12 @@ class Configuration(threading.Thread):
             self._wake.clear()
         connection.close()
 
-    def look_now(self) -> None:
+    def look_now(self, **_: object) -> None:
+        """Somebody has changed the configuration, in this process or in another."""
         self._wake.set()
 
     def stop(self) -> None:
+        configuration_changed.disconnect(self.look_now)
         self._stop_asked = True
         self._wake.set()
         self.join(timeout=10)

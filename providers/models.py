@@ -14,6 +14,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models, transaction
 from django.db.models import F
+from django.dispatch import Signal
 
 from providers import credentials
 from providers.addresses import is_never_called, written_in
@@ -28,6 +29,8 @@ logger = logging.getLogger("ccproxy.configuration")
 # Whoever changes the configuration tells this group, where a layer reaches other processes; it only saves them the
 # wait for their next look at the version.
 CONFIGURATION_GROUP = "ccproxy.configuration"
+# The same within a process: who has just been issued a key wants to use it.
+configuration_changed = Signal()
 
 
 class ConfigVersion(models.Model):
@@ -48,6 +51,7 @@ class ConfigVersion(models.Model):
 
 
 def _announce() -> None:
+    configuration_changed.send(sender=ConfigVersion)
     layer = get_channel_layer()
     if layer is None or isinstance(layer, InMemoryChannelLayer):
         return
