@@ -82,8 +82,10 @@ serve: setup ## Start the gateway; the first start makes secrets, an administrat
 	@exec $(BIN)/python manage.py serve $(ARGS)
 
 PYTEST := $(BIN)/python -m pytest
-# Tests of one process each. The end-to-end tests mostly wait: two files at a time, except those that measure.
-UNIT := $(PYTEST) -n auto --maxprocesses 8
+# Tests wait a lot: four at a time even on two processors, eight at most. Of the end-to-end tests, which start processes
+# of their own, two files at a time, and those that measure alone.
+AT_ONCE := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? 4 : n > 8 ? 8 : n)))
+UNIT := $(PYTEST) -n $(AT_ONCE)
 PAIRED := $(PYTEST) -n 2 --dist loadfile -rP
 # With ARGS that choose tests, a run may be left with none.
 CHOSEN = $(ARGS)$(if $(ARGS), || [ $$? = 5 ])
