@@ -223,11 +223,22 @@ class Provider(ConfigModel):
             raise ValidationError({"options": wrong})
 
     def save(self, *args: Any, **options: Any) -> None:
-        if credentials.is_for_another_host(self.sealed_credential, self.base_url):
+        if credentials.is_for_another_host(self.sealed_credential, self.base_url) or self._goes_bare():
             self.sealed_credential = ""
             if options.get("update_fields") is not None:
                 options["update_fields"] = {*options["update_fields"], "sealed_credential"}
         super().save(*args, **options)
+
+
+    def _goes_bare(self) -> bool:
+        """Whether a credential that was given for https would travel in clear from now on."""
+        if not self.sealed_credential or not self.base_url.lower().startswith("http://"):
+            return False
+        before = Provider.objects.filter(pk=self.pk).values_list("base_url", "sealed_credential").first()
+        if before is None:
+            return False
+        address, credential = before
+        return address.lower().startswith("https://") and credential == self.sealed_credential
 
 
 class ModelRoute(ConfigModel):

@@ -84,6 +84,26 @@ def test_a_credential_stays_with_the_host_it_was_given_for(base_url: str, kept: 
     assert bool(known.sealed_credential) is kept
 
 
+def test_a_credential_given_for_https_never_travels_in_clear() -> None:
+    known = provider()
+    known.set_credential(SECRET)
+    known.save()
+    known.base_url = known.base_url.replace("https://", "http://")
+    known.save()
+    assert Provider.objects.get().credential == ""
+
+
+def test_a_credential_given_together_with_an_address_in_clear_is_meant_for_it() -> None:
+    known = provider()
+    known.set_credential(SECRET)
+    known.save()
+    known.base_url = known.base_url.replace("https://", "http://")
+    known.set_credential("another")
+    known.save()
+    known.save()
+    assert Provider.objects.get().credential == "another"
+
+
 def test_a_host_changed_behind_the_models_back_gets_no_credential() -> None:
     known = provider()
     known.set_credential(SECRET)
