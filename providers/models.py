@@ -229,7 +229,6 @@ class Provider(ConfigModel):
                 options["update_fields"] = {*options["update_fields"], "sealed_credential"}
         super().save(*args, **options)
 
-
     def _goes_bare(self) -> bool:
         """Whether a credential that was given for https would travel in clear from now on."""
         if not self.sealed_credential or not self.base_url.lower().startswith("http://"):

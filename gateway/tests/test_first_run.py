@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.db import transaction
+from django.utils import timezone
 from pytest_django import Settings
 
+from accounting import rollups
 from accounting.models import Price
 from gateway import first_run
 from providers.models import ConfigVersion, ModelRoute, Provider, RouteTarget
@@ -170,3 +174,12 @@ def test_prices_are_filled_in_once_and_told() -> None:
     (told,) = first_run.prices()
     assert f"{Price.objects.count()} prices were taken from genai-prices" in told
     assert first_run.prices() == []
+
+
+def test_the_first_request_does_not_make_the_reports_look_late() -> None:
+    first_run.sums()
+    with transaction.atomic():
+        rollups.mark_quarters([timezone.now() - dt.timedelta(minutes=14)])
+    behind = rollups.lag()
+    assert behind is not None
+    assert behind < 60

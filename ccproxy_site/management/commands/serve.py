@@ -72,6 +72,7 @@ class Command(BaseCommand):
         """What only a first run makes and only that run can tell."""
         for line in (*first_run.provider_from_environment(), *first_run.prices()):
             self.stdout.write(line)
+        first_run.sums()
         secrets = {}
         password = first_run.administrator()
         if password:
